@@ -1,0 +1,1 @@
+//! tailhop: one local address for the models and vectors on your tailnet.
