@@ -1,0 +1,281 @@
+//! The immutable result of reading the configuration: what every request and every probe obeys.
+//!
+//! Owns the validated shape only. Invariant: what cannot be right cannot be built, so nothing
+//! downstream checks again: indices are in range, every service has at least one backend,
+//! switches are sorted by time, routes by length, times are instants. All durations are
+//! `Duration`, all instants `Timestamp`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::problem::Problem;
+use crate::words::names::{BackendName, Kind, ServiceName};
+
+/// Which backend: its place in [`Snapshot::backends`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BackendId(pub usize);
+
+/// Which service: its place in [`Snapshot::services`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceId(pub usize);
+
+/// One validated configuration.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Counts up by one with every snapshot that was swapped in; the first is 1.
+    pub generation: u64,
+    /// Where it came from.
+    pub origin: Origin,
+    /// Addresses we accept on. A change needs a restart.
+    pub listen: Listen,
+    /// How to reach the tailnet.
+    pub tailnet: Tailnet,
+    /// Machines, in the order of the file.
+    pub backends: Vec<Backend>,
+    /// Services, in the order of the file.
+    pub services: Vec<Service>,
+    /// Longest path first.
+    pub routes: Vec<Route>,
+    /// Who is active when.
+    pub schedule: Schedule,
+    /// Orders in the file that make a backend active until they expire.
+    pub pins: Vec<Pin>,
+    /// `ACTIVE_BACKEND`: the emergency order, which beats pins and schedule.
+    pub active_backend: Option<BackendId>,
+    /// What is odd and still valid, such as `SWITCH_DATE` replacing a switch of the file.
+    pub warnings: Vec<Problem>,
+}
+
+/// Where a snapshot came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The file it was read from.
+    pub path: PathBuf,
+    /// SHA-256 of its bytes, in hex.
+    pub hash: String,
+    /// Whether this is the copy that stands in for a first `--config` that is invalid or missing.
+    /// Its schedule may be stale, so it does not say who owns the writes of data services.
+    pub stand_in: bool,
+}
+
+/// Addresses we accept on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// The app's.
+    pub data: SocketAddr,
+    /// Metrics, health and status.
+    pub admin: SocketAddr,
+}
+
+/// How to reach the tailnet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tailnet {
+    /// MagicDNS suffix without dots at its ends, such as `tail1234.ts.net`. `None`: ask tailscaled.
+    pub suffix: Option<String>,
+    /// Which way to dial.
+    pub dial: DialWay,
+    /// tailscaled's LocalAPI socket.
+    pub socket: PathBuf,
+    /// tailscaled's SOCKS5 and HTTP proxy.
+    pub proxy: SocketAddr,
+}
+
+/// Which way to dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DialWay {
+    /// The first of the three tailnet ways that tailscaled offers.
+    Auto,
+    /// LocalAPI `dial` on tailscaled's socket.
+    LocalApi,
+    /// CONNECT through tailscaled's HTTP proxy.
+    HttpConnect,
+    /// tailscaled's SOCKS5 proxy.
+    Socks5,
+    /// Straight from this host: no tailnet.
+    Direct,
+}
+
+/// One machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Its name in outputs and orders.
+    pub name: BackendName,
+    /// What is dialled: a short or full MagicDNS name, or an IP.
+    pub host: Arc<str>,
+    /// The order, if any, that no new work goes to it.
+    pub drain: Option<Drain>,
+}
+
+/// An order that no new work goes to a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// When it ends; `None`: when it is removed.
+    pub until: Option<Timestamp>,
+    /// Why, for people.
+    pub reason: Option<String>,
+    /// Who ordered it.
+    pub by: Option<String>,
+}
+
+/// One API that backends offer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its name.
+    pub name: ServiceName,
+    /// What we know of it.
+    pub kind: Kind,
+    /// Its port on every backend.
+    pub port: u16,
+    /// What may be sent to a backend that is not the active one.
+    pub fallback: Fallback,
+    /// The bounds of its requests.
+    pub timeouts: Timeouts,
+    /// The backends that offer it, in the order of the file.
+    pub backends: Vec<BackendId>,
+}
+
+/// What may be sent to a backend that is not the active one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fallback {
+    /// Reads and inference.
+    All,
+    /// Reads.
+    Reads,
+    /// Nothing.
+    None,
+}
+
+/// The bounds of a request, all in real time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// One dial.
+    pub connect: Duration,
+    /// How long a request that no candidate can take waits before its 503.
+    pub wait: Duration,
+    /// How long a request waits for a tailscaled that is starting.
+    pub start: Duration,
+    /// From the request sent to the answer's head, for inference.
+    pub head_inference: Duration,
+    /// The same for reads.
+    pub head_read: Duration,
+    /// The same for writes and admin; `None`: `total`.
+    pub head_change: Option<Duration>,
+    /// Between two pieces of a body, for inference.
+    pub idle_inference: Duration,
+    /// The same for everything else.
+    pub idle: Duration,
+    /// The whole request; `None`: unbounded.
+    pub total: Option<Duration>,
+    /// One probe.
+    pub probe: Duration,
+}
+
+/// A path prefix that leads to a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Begins with `/`, does not end with one, except for `/` itself.
+    pub path: String,
+    /// Where it leads.
+    pub service: ServiceId,
+    /// Whether the prefix is taken off before the request goes upstream.
+    pub strip: bool,
+    /// Which Host the upstream sees.
+    pub host: HostHeader,
+    /// The bounds of its requests: the service's, with the route's own put over them.
+    pub timeouts: Timeouts,
+}
+
+/// Which Host the upstream sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostHeader {
+    /// The one that the kind of service asks for (`localhost:11434` for Ollama).
+    Upstream,
+    /// The client's.
+    Preserve,
+    /// This one.
+    Fixed(String),
+}
+
+/// Who is active when, by date.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// The zone of dates without one, and of outputs.
+    pub zone: TimeZone,
+    /// Active before the first switch.
+    pub default: BackendId,
+    /// Sorted by `at`.
+    pub switches: Vec<Switch>,
+}
+
+/// One planned change of the active backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switch {
+    /// From this instant on.
+    pub at: Timestamp,
+    /// The backend that becomes active.
+    pub to: BackendId,
+    /// For these services; `None`: all.
+    pub services: Option<Vec<ServiceId>>,
+}
+
+/// An order that makes a backend active until it expires.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// The backend that it makes active.
+    pub to: BackendId,
+    /// When it ends; `None`: when it is removed.
+    pub until: Option<Timestamp>,
+    /// Why, for people.
+    pub reason: Option<String>,
+    /// Who ordered it.
+    pub by: Option<String>,
+    /// For these services; `None`: all.
+    pub services: Option<Vec<ServiceId>>,
+    /// Whether it moves writes too. Such a pin has no `until`: who owns the writes never changes
+    /// by a clock that runs out.
+    pub writes: bool,
+}
+
+impl Snapshot {
+    /// The backend with this id.
+    pub fn backend(&self, id: BackendId) -> &Backend {
+        &self.backends[id.0]
+    }
+
+    /// The service with this id.
+    pub fn service(&self, id: ServiceId) -> &Service {
+        &self.services[id.0]
+    }
+
+    /// The ids of all services.
+    pub fn service_ids(&self) -> impl Iterator<Item = ServiceId> + use<> {
+        (0..self.services.len()).map(ServiceId)
+    }
+}
+
+impl DialWay {
+    /// Every way, with the word for it in `routing.toml`.
+    pub const WORDS: [(&'static str, Self); 5] = [
+        ("auto", Self::Auto),
+        ("localapi", Self::LocalApi),
+        ("http-connect", Self::HttpConnect),
+        ("socks5", Self::Socks5),
+        ("direct", Self::Direct),
+    ];
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, way)| *way == self).map_or("", |(word, _)| word)
+    }
+}
+
+impl Fallback {
+    /// Every value, with the word for it in `routing.toml`.
+    pub const WORDS: [(&'static str, Self); 3] =
+        [("all", Self::All), ("reads", Self::Reads), ("none", Self::None)];
+}

@@ -1,0 +1,65 @@
+//! The states of an endpoint and of the tunnel.
+
+use std::fmt;
+
+use serde::Serialize;
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+        #[serde(rename_all = "lowercase")]
+        pub enum $name { $($(#[$vdoc])* $variant,)* }
+
+        impl $name {
+            /// Every state.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The word for it in outputs.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)* }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+    };
+}
+
+words!(
+    /// The state of an endpoint, judged from probes and traffic.
+    Verdict {
+        /// Nothing was seen of it yet.
+        Unknown = "unknown",
+        /// It answers.
+        Up = "up",
+        /// Something failed that may be nothing: others are asked first where that is allowed.
+        Suspect = "suspect",
+        /// The tunnel is fine and the whole machine silent.
+        Asleep = "asleep",
+        /// It refuses, or answers wrongly.
+        Down = "down",
+    }
+);
+
+words!(
+    /// The state of the way into the tailnet.
+    Tunnel {
+        /// tailscaled is absent, or on its way to `Running`.
+        Starting = "starting",
+        /// tailscaled is running and logged in.
+        Up = "up",
+        /// tailscaled answers, but an operator has to act: logged out, stopped, not approved.
+        Off = "off",
+    }
+);
+
+impl Verdict {
+    /// Whether the endpoint is thought able to take work now.
+    pub const fn able(self) -> bool {
+        matches!(self, Self::Unknown | Self::Up)
+    }
+}
