@@ -270,12 +270,18 @@ impl DialWay {
 
     /// The word for it.
     pub fn as_str(self) -> &'static str {
-        Self::WORDS.iter().find(|(_, way)| *way == self).map_or("", |(word, _)| word)
+        Self::WORDS
+            .iter()
+            .find(|(_, way)| *way == self)
+            .map_or("", |(word, _)| word)
     }
 }
 
 impl Fallback {
     /// Every value, with the word for it in `routing.toml`.
-    pub const WORDS: [(&'static str, Self); 3] =
-        [("all", Self::All), ("reads", Self::Reads), ("none", Self::None)];
+    pub const WORDS: [(&'static str, Self); 3] = [
+        ("all", Self::All),
+        ("reads", Self::Reads),
+        ("none", Self::None),
+    ];
 }

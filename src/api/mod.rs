@@ -1,0 +1,180 @@
+//! What a request means and what an error must look like, by kind of service.
+//!
+//! Owns the knowledge about the upstreams' APIs. Pure: bytes in, words out; no I/O, no
+//! configuration, no time.
+
+pub mod dialect;
+mod http;
+mod ollama;
+mod qdrant;
+
+use ::http::{Method, StatusCode, header::HeaderMap};
+
+use crate::words::effect::{Effect, Meaning, Reach};
+use crate::words::names::Kind;
+
+/// What a request to a service of `kind` means. `path` is what the upstream will see, without
+/// the query.
+pub fn meaning(kind: Kind, method: &Method, path: &str) -> Meaning {
+    match kind {
+        Kind::Http => http::meaning(method),
+        Kind::Ollama => ollama::meaning(method, &Segments::of(path)),
+        Kind::Qdrant => qdrant::meaning(method, &Segments::of(path)),
+    }
+}
+
+/// Every operation word that `meaning` can give for `kind`: the closed set of a metric label.
+pub const fn ops(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::Http => http::OPS,
+        Kind::Ollama => ollama::OPS,
+        Kind::Qdrant => qdrant::OPS,
+    }
+}
+
+/// The path that a probe asks for: the cheapest one that proves the service answers.
+pub const fn probe_path(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Http => "/",
+        Kind::Ollama => "/api/version",
+        Kind::Qdrant => "/readyz",
+    }
+}
+
+/// Whether a probe's answer proves a working service. Of an unknown API any answer does that is
+/// not a server error; `429` is an answer.
+pub fn probe_passes(kind: Kind, status: StatusCode) -> bool {
+    match kind {
+        Kind::Http => !status.is_server_error(),
+        Kind::Ollama | Kind::Qdrant => {
+            status.is_success() || status == StatusCode::TOO_MANY_REQUESTS
+        }
+    }
+}
+
+/// The Host that an upstream of `kind` accepts whatever it listens on; `None`: its own address.
+///
+/// Ollama on a loopback listener answers 403 to foreign host names; `localhost:11434` always
+/// passes (ollama server/routes.go, `allowedHostsMiddleware`).
+pub const fn host_header(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::Ollama => Some("localhost:11434"),
+        Kind::Qdrant | Kind::Http => None,
+    }
+}
+
+/// Whether an upstream of `kind` refuses requests for their `Origin` (Ollama: 403).
+pub const fn drops_origin(kind: Kind) -> bool {
+    matches!(kind, Kind::Ollama)
+}
+
+/// How long the upstream keeps an idle connection, as far as it is known to close them.
+///
+/// Qdrant (actix) closes after 5 s, so ours must go earlier; Ollama never does.
+pub const fn idle_keep_seconds(kind: Kind) -> u64 {
+    match kind {
+        Kind::Qdrant => 4,
+        Kind::Ollama => 60,
+        Kind::Http => 30,
+    }
+}
+
+/// What the head of an answer says about asking another backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Pass it on.
+    Final,
+    /// From a backend that is not the active one this is no answer: it merely lacks the data.
+    NotThere,
+    /// As `NotThere` if the body says `exists: false`; it must be read first.
+    MaybeNotThere,
+    /// The backend is full: the next one may have room.
+    Busy,
+}
+
+/// What the head of an answer says about asking another backend.
+pub fn answer(kind: Kind, meaning: Meaning, path: &str, status: StatusCode) -> Answer {
+    if meaning.effect.changes() {
+        return Answer::Final;
+    }
+    match (kind, status) {
+        (Kind::Ollama, StatusCode::SERVICE_UNAVAILABLE) => Answer::Busy,
+        (Kind::Ollama | Kind::Qdrant, StatusCode::NOT_FOUND) => Answer::NotThere,
+        (Kind::Qdrant, StatusCode::OK) if path.ends_with("/exists") => Answer::MaybeNotThere,
+        _ => Answer::Final,
+    }
+}
+
+/// Whether the body of Qdrant's `GET /collections/{c}/exists` says that it does not.
+pub fn says_not_there(body: &[u8]) -> bool {
+    serde_json::from_slice::<serde_json::Value>(body)
+        .is_ok_and(|answer| answer["result"]["exists"] == serde_json::Value::Bool(false))
+}
+
+/// Whether an answer is a stream of pieces that a client waits for one by one.
+pub fn is_stream(headers: &HeaderMap) -> bool {
+    let kind = headers
+        .get(::http::header::CONTENT_TYPE)
+        .map_or(&b""[..], |v| v.as_bytes());
+    kind.starts_with(b"application/x-ndjson") || kind.starts_with(b"text/event-stream")
+}
+
+/// The longest path that any table knows has this many segments and a few to spare.
+const MOST: usize = 10;
+
+/// A path cut at its slashes, without copying. Empty segments are dropped, as both upstreams
+/// merge slashes and ignore a trailing one.
+struct Segments<'a> {
+    parts: [&'a str; MOST],
+    count: usize,
+}
+
+impl<'a> Segments<'a> {
+    fn of(path: &'a str) -> Self {
+        let mut cut = Self {
+            parts: [""; MOST],
+            count: 0,
+        };
+        for part in path.split('/').filter(|part| !part.is_empty()) {
+            if cut.count == MOST {
+                // Longer than anything known: no table matches what is not a route.
+                return Self {
+                    parts: ["\0"; MOST],
+                    count: MOST,
+                };
+            }
+            cut.parts[cut.count] = part;
+            cut.count += 1;
+        }
+        cut
+    }
+
+    fn as_slice(&self) -> &[&'a str] {
+        &self.parts[..self.count]
+    }
+}
+
+const fn means(effect: Effect, reach: Reach, op: &'static str) -> Meaning {
+    Meaning { effect, reach, op }
+}
+
+/// A read that any backend may answer.
+const fn read(op: &'static str) -> Meaning {
+    means(Effect::Read, Reach::Any, op)
+}
+
+/// A read whose answer describes the backend that gives it.
+const fn read_of_one(op: &'static str) -> Meaning {
+    means(Effect::Read, Reach::OneBackend, op)
+}
+
+const fn write(op: &'static str) -> Meaning {
+    means(Effect::Write, Reach::OneBackend, op)
+}
+
+const fn admin(op: &'static str) -> Meaning {
+    means(Effect::Admin, Reach::OneBackend, op)
+}
+
+#[cfg(test)]
+mod tests;

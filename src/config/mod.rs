@@ -1,0 +1,3 @@
+//! placeholder
+pub mod problem;
+pub mod snapshot;

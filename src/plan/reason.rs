@@ -1,0 +1,92 @@
+//! Why a candidate is in a plan, why a backend is not, and why there is no plan at all.
+
+use super::orders::Why;
+use crate::words::verdict::Verdict;
+
+/// Why a backend is a candidate.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reason {
+    /// It is the active one.
+    Active(Why),
+    /// It stands in for the active one, which is not thought able.
+    Instead(Verdict),
+    /// It stands in for the active one, which is drained.
+    InsteadOfDrained,
+    /// It is asked if those before it fail.
+    Next,
+}
+
+/// Why a backend that offers the service is no candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exclusion {
+    /// An order says that no new work goes to it.
+    Drained,
+    /// The request changes something: it never leaves the active backend.
+    ChangesStay,
+    /// The answer describes one backend.
+    OneBackend,
+    /// Embeddings of two backends agree only if their models do, which is not known.
+    ModelUnknown,
+    /// `fallback` does not let this effect move.
+    NoFallback,
+}
+
+/// Why a request cannot go anywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Every backend that it may go to is drained.
+    Drained,
+    /// The configuration is the stand-in copy, which does not say who owns the writes.
+    StandIn,
+}
+
+impl Reason {
+    /// The word for it in `x-tailhop-reason`.
+    pub fn word(&self) -> String {
+        match self {
+            Self::Active(why) => format!("active:{}", why.as_str()),
+            Self::Instead(verdict) => format!("fallback:{verdict}"),
+            Self::InsteadOfDrained => "fallback:drained".to_owned(),
+            Self::Next => "fallback".to_owned(),
+        }
+    }
+}
+
+impl Exclusion {
+    /// The reason, for people.
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::Drained => "drained: no new work goes to it",
+            Self::ChangesStay => {
+                "not active: what changes something never leaves the active backend"
+            }
+            Self::OneBackend => "not active: the answer describes one backend",
+            Self::ModelUnknown => {
+                "not active: embeddings may move only where the model is known to be the same"
+            }
+            Self::NoFallback => "not active: `fallback` keeps this effect on the active backend",
+        }
+    }
+}
+
+impl Refusal {
+    /// The word for it in logs and metric labels.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Drained => "drained",
+            Self::StandIn => "stand-in-config",
+        }
+    }
+
+    /// The reason and what to do, for people.
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::Drained => {
+                "the backend it must go to is drained; undrain it, or name another active backend"
+            }
+            Self::StandIn => {
+                "the configuration in use is the stand-in copy, whose schedule may be stale: repair the first --config file, or say who owns the writes with ACTIVE_BACKEND"
+            }
+        }
+    }
+}
