@@ -1,0 +1,179 @@
+//! One upstream connection: hyper's connection types behind one type of ours.
+//!
+//! Owns the request body type that connections carry, and the task that drives a connection.
+//! Invariant: a connection belongs to the thread that opened it, carries one request at a time,
+//! and ends when its endpoint is lost or its answer is dropped.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+use super::lost::{Lost, Waiting};
+use crate::words::outcome::{Failure, Kind};
+
+/// Bounds what one answer's head may hold in memory. hyper's own default is 408 KiB.
+const READ_BUFFER_MAX: usize = 64 * 1024;
+
+/// A request body on its way upstream.
+pub enum Outgoing {
+    /// Read whole before the first dial; a further attempt sends a clone.
+    Whole(Bytes),
+    /// What was read of a body too large for that, and the rest as it comes. Sent once.
+    Stream {
+        /// What was read already.
+        prefix: Bytes,
+        /// What follows.
+        rest: Incoming,
+    },
+}
+
+/// An open connection that carries no request now.
+pub struct Connection {
+    sender: SendRequest<Outgoing>,
+    waiting: Waiting,
+    /// Since when it is idle.
+    pub(super) idle_since: Instant,
+    /// Whether it carried a request before.
+    pub reused: bool,
+}
+
+/// A request that failed, and the request itself if not one byte of it was sent.
+pub struct SendError {
+    /// What failed.
+    pub failure: Failure,
+    /// The request, unsent.
+    pub request: Option<Request<Outgoing>>,
+}
+
+impl Connection {
+    /// Speaks HTTP/1 over `stream`, driven by a task of its own on this thread.
+    pub async fn open<S>(stream: S, lost: &Lost) -> Result<Self, Failure>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(READ_BUFFER_MAX)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| Failure::unsent(Kind::Broken, error.to_string()))?;
+        let mut until = lost.wait();
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                _ = connection => {}
+                () = until.lost() => {}
+            }
+        });
+        let waiting = lost.wait();
+        Ok(Self {
+            sender,
+            waiting,
+            idle_since: Instant::now(),
+            reused: false,
+        })
+    }
+
+    /// Sends a request and waits for the head of its answer. Dropping the future, or the answer
+    /// before its end, closes the connection.
+    pub async fn send(
+        &mut self,
+        request: Request<Outgoing>,
+    ) -> Result<Response<Incoming>, SendError> {
+        match self.sender.try_send_request(request).await {
+            Ok(answer) => Ok(answer),
+            Err(mut error) => {
+                let request = error.take_message();
+                let failure = self.classify(error.error(), request.is_some());
+                Err(SendError { failure, request })
+            }
+        }
+    }
+
+    fn classify(&self, error: &hyper::Error, unsent: bool) -> Failure {
+        let kind = match error {
+            _ if self.waiting.is_lost() => Kind::Lost,
+            error if error.is_user() || error.is_body_write_aborted() => Kind::ClientBody,
+            error if error.is_parse() => Kind::BadAnswer,
+            _ if self.reused => Kind::Stale,
+            _ => Kind::Broken,
+        };
+        // hyper's texts name conditions, never content.
+        let detail = error.to_string();
+        if unsent {
+            Failure::unsent(kind, detail)
+        } else {
+            Failure::sent(kind, detail)
+        }
+    }
+
+    /// Whether its endpoint was declared lost since it was opened.
+    pub fn is_lost(&self) -> bool {
+        self.waiting.is_lost()
+    }
+
+    /// Whether the other side, or we, closed it.
+    pub(super) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    /// Whether it can carry a request now.
+    pub(super) fn is_ready(&self) -> bool {
+        self.sender.is_ready() && !self.waiting.is_lost()
+    }
+}
+
+impl Outgoing {
+    /// Nothing.
+    pub const fn empty() -> Self {
+        Self::Whole(Bytes::new())
+    }
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Whole(bytes) | Self::Stream { prefix: bytes, .. } if !bytes.is_empty() => {
+                Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))))
+            }
+            Self::Whole(_) => Poll::Ready(None),
+            Self::Stream { rest, .. } => Pin::new(rest).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.is_empty(),
+            Self::Stream { prefix, rest } => prefix.is_empty() && rest.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Stream { prefix, rest } => after(prefix.len() as u64, &rest.size_hint()),
+        }
+    }
+}
+
+fn after(prefix: u64, rest: &SizeHint) -> SizeHint {
+    let mut hint = SizeHint::new();
+    hint.set_lower(rest.lower().saturating_add(prefix));
+    if let Some(upper) = rest.upper() {
+        hint.set_upper(upper.saturating_add(prefix));
+    }
+    hint
+}

@@ -1,0 +1,130 @@
+//! Kept-alive connections of one endpoint.
+//!
+//! Newest first, bounded in count and age. The age stays below the server's own, as a connection
+//! that the server closes while we write is the one failure that cannot be told from a lost
+//! request.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::task::yield_now;
+
+use super::connection::Connection;
+
+/// More idle connections than one app with 80 concurrent requests leaves behind are of no use.
+const MOST: usize = 128;
+
+/// A connection idle for longer is checked before it is used: after a freeze the end that the
+/// server sent meanwhile still sits in the kernel.
+const CHECK_AFTER: Duration = Duration::from_millis(500);
+
+/// Kept-alive connections of one endpoint. `None` once the endpoint is retired.
+pub struct Idle {
+    list: Mutex<Option<Vec<Connection>>>,
+    age: Duration,
+}
+
+impl Idle {
+    pub(super) fn new(age: Duration) -> Self {
+        Self {
+            list: Mutex::new(Some(Vec::new())),
+            age,
+        }
+    }
+
+    /// A connection that was idle for less than `younger_than`, if there is one that still works.
+    pub async fn take(&self, younger_than: Duration) -> Option<Connection> {
+        let limit = younger_than.min(self.age);
+        while let Some(mut connection) = self.pop() {
+            let idle = connection.idle_since.elapsed();
+            if idle >= limit {
+                // The newest is too old: so are all others. Those within our own age limit may
+                // still serve somebody less choosy.
+                self.put_back(connection, idle);
+                return None;
+            }
+            if idle >= CHECK_AFTER || !connection.is_ready() {
+                // Lets the reactor run once, so that the connection's own task sees its end.
+                yield_now().await;
+            }
+            if connection.is_ready() {
+                connection.reused = true;
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection whose answer has ended.
+    pub fn put(&self, mut connection: Connection) {
+        connection.idle_since = tokio::time::Instant::now();
+        self.push(connection);
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.locked().as_ref().map_or(0, Vec::len)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Drops those that are too old or closed. The data thread calls it now and then, so that an
+    /// endpoint without traffic does not hold connections that nobody will use.
+    pub fn sweep(&self) {
+        let dropped: Vec<_> = match self.locked().as_mut() {
+            Some(list) => list
+                .extract_if(.., |kept| {
+                    kept.is_closed() || kept.idle_since.elapsed() >= self.age
+                })
+                .collect(),
+            None => return,
+        };
+        drop(dropped);
+    }
+
+    pub(super) fn clear(&self) {
+        let dropped = self.locked().as_mut().map(std::mem::take);
+        drop(dropped);
+    }
+
+    pub(super) fn close(&self) {
+        let dropped = self.locked().take();
+        drop(dropped);
+    }
+
+    fn pop(&self) -> Option<Connection> {
+        self.locked().as_mut().and_then(Vec::pop)
+    }
+
+    fn put_back(&self, connection: Connection, idle: Duration) {
+        if idle < self.age {
+            self.push(connection);
+        } else {
+            self.clear();
+        }
+    }
+
+    fn push(&self, connection: Connection) {
+        if connection.is_closed() {
+            return;
+        }
+        let mut list = self.locked();
+        let dropped = match list.as_mut() {
+            None => Some(connection),
+            Some(list) => {
+                let oldest = (list.len() >= MOST).then(|| list.remove(0));
+                list.push(connection);
+                oldest
+            }
+        };
+        drop(list);
+        drop(dropped);
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Option<Vec<Connection>>> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

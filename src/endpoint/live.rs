@@ -1,0 +1,300 @@
+//! One endpoint: one service on one backend.
+//!
+//! Invariant: its verdict is written only through [`Endpoint::judge`], under one lock, so that
+//! the atomic copy that requests read, the lost signal and the status page never disagree.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::HeaderValue;
+use jiff::Timestamp;
+use prometheus::{Histogram, IntCounter, IntGauge};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::idle::Idle;
+use super::lost::Lost;
+use crate::api;
+use crate::metrics::Metrics;
+use crate::words::names::{BackendName, Kind, ServiceName};
+use crate::words::verdict::Verdict;
+
+/// What an endpoint is known by: if any of it changes, it is another endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// The service.
+    pub service: ServiceName,
+    /// What we know of the service.
+    pub kind: Kind,
+    /// The backend.
+    pub backend: BackendName,
+    /// The host that is dialled.
+    pub host: Arc<str>,
+    /// The port that is dialled.
+    pub port: u16,
+}
+
+/// One service on one backend.
+pub struct Endpoint {
+    /// What it is known by.
+    pub key: Key,
+    /// The machine it is on.
+    pub machine: Arc<Machine>,
+    /// Kept-alive connections. Of the data thread only.
+    pub idle: Idle,
+    /// Tells its connections that the endpoint is lost, and dials that it is not thought able.
+    pub lost: Lost,
+    /// Metric handles.
+    pub handles: Handles,
+    /// Somebody wants it probed.
+    pub probe_wanted: Notify,
+    /// The Host that it is asked with.
+    pub host: HeaderValue,
+    answered: Stamp,
+    probe_due: Mutex<Option<Instant>>,
+    verdict: AtomicU8,
+    judgement: Mutex<Judgement>,
+    retired: AtomicBool,
+}
+
+/// A machine, as far as its endpoints share what is known of it.
+pub struct Machine {
+    heard: Stamp,
+}
+
+/// What is known of an endpoint and since when.
+#[derive(Clone, Debug)]
+pub struct Judgement {
+    /// Its state.
+    pub verdict: Verdict,
+    /// Since when, in wall time; `None`: nothing was seen yet.
+    pub since: Option<Timestamp>,
+    /// What the last failure was and how many of its sort came in a row.
+    pub failures: Failures,
+    /// The last failure in words, and when.
+    pub last_error: Option<(String, Timestamp)>,
+}
+
+/// Failures in a row, by sort; anything heard ends them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Failures {
+    /// Dials refused.
+    pub refused: u32,
+    /// Dials that nobody answered.
+    pub silent: u32,
+    /// Connections that were accepted and then broke or answered wrongly.
+    pub wrong: u32,
+}
+
+/// Metric handles of an endpoint, looked up once.
+pub struct Handles {
+    /// Requests that it is working on.
+    pub in_flight: IntGauge,
+    /// Time to the head of an answer.
+    pub first_byte: Histogram,
+    /// Time of a dial that succeeded.
+    pub connect_seconds: Histogram,
+    /// Dials that succeeded.
+    pub connects_ok: IntCounter,
+    /// Bytes of request bodies.
+    pub request_bytes: IntCounter,
+    /// Bytes of answer bodies.
+    pub response_bytes: IntCounter,
+}
+
+impl Endpoint {
+    pub(super) fn new(key: Key, machine: Arc<Machine>, metrics: &Metrics) -> Self {
+        Self {
+            handles: Handles::new(&key, metrics),
+            idle: Idle::new(Duration::from_secs(api::idle_keep_seconds(key.kind))),
+            host: host(&key),
+            key,
+            machine,
+            lost: Lost::new(),
+            probe_wanted: Notify::new(),
+            answered: Stamp::never(),
+            probe_due: Mutex::new(None),
+            verdict: AtomicU8::new(place(Verdict::Unknown)),
+            judgement: Mutex::new(Judgement::unknown()),
+            retired: AtomicBool::new(false),
+        }
+    }
+
+    /// Its verdict now.
+    pub fn verdict(&self) -> Verdict {
+        Verdict::ALL[usize::from(self.verdict.load(Ordering::Relaxed))]
+    }
+
+    /// All that is known of it.
+    pub fn judgement(&self) -> Judgement {
+        self.locked().clone()
+    }
+
+    /// Replaces what is known of it by what `rule` makes of it, and tells who waits: those with
+    /// a dial if it is no longer thought able, those on its connections if `rule` calls it lost.
+    /// Returns the verdict before and after if it changed.
+    pub fn judge(
+        &self,
+        rule: impl FnOnce(&Judgement) -> (Judgement, bool),
+    ) -> Option<(Verdict, Verdict)> {
+        let mut judgement = self.locked();
+        let before = judgement.verdict;
+        let (after, lost) = rule(&judgement);
+        self.verdict.store(place(after.verdict), Ordering::Relaxed);
+        self.lost.verdict(after.verdict);
+        if lost {
+            self.lost.declare();
+            self.idle.clear();
+        }
+        *judgement = after;
+        (before != judgement.verdict).then_some((before, judgement.verdict))
+    }
+
+    /// It answered: its machine is heard, and it serves.
+    pub fn served(&self) {
+        self.answered.touch();
+        self.machine.heard.touch();
+    }
+
+    /// How long ago it last answered a request.
+    pub fn served_ago(&self) -> Option<Duration> {
+        self.answered.age()
+    }
+
+    /// The prober says when it will look again.
+    pub fn next_probe_in(&self, pause: Duration) {
+        let due = Instant::now() + pause;
+        *self
+            .probe_due
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(due);
+    }
+
+    /// How long until the next probe.
+    pub fn probe_due_in(&self) -> Duration {
+        let due = *self
+            .probe_due
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        due.map_or(Duration::ZERO, |due| {
+            due.saturating_duration_since(Instant::now())
+        })
+    }
+
+    /// Asks for a probe on a fresh dial, soon.
+    pub fn want_probe(&self) {
+        self.probe_wanted.notify_one();
+    }
+
+    /// No configuration wants it any more.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+        self.idle.close();
+    }
+
+    /// Whether no configuration wants it any more.
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Judgement> {
+        // A judgement is replaced whole, so one that panicked left a whole one behind.
+        self.judgement
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Machine {
+    pub(super) fn new() -> Self {
+        Self {
+            heard: Stamp::never(),
+        }
+    }
+
+    /// A byte came from it.
+    pub fn hear(&self) {
+        self.heard.touch();
+    }
+
+    /// How long ago a byte came from it.
+    pub fn heard_ago(&self) -> Option<Duration> {
+        self.heard.age()
+    }
+}
+
+impl Judgement {
+    fn unknown() -> Self {
+        Self {
+            verdict: Verdict::Unknown,
+            since: None,
+            failures: Failures::default(),
+            last_error: None,
+        }
+    }
+}
+
+impl Handles {
+    fn new(key: &Key, metrics: &Metrics) -> Self {
+        let both = [key.service.as_str(), key.backend.as_str()];
+        let backend = key.backend.as_str();
+        Self {
+            in_flight: metrics.in_flight.with_label_values(&both),
+            first_byte: metrics.first_byte_seconds.with_label_values(&both),
+            connect_seconds: metrics.connect_seconds.with_label_values(&[backend]),
+            connects_ok: metrics.connects.with_label_values(&[backend, "ok"]),
+            request_bytes: metrics.request_bytes.with_label_values(&both),
+            response_bytes: metrics.response_bytes.with_label_values(&both),
+        }
+    }
+}
+
+/// The Host that an upstream of its kind accepts, else its own address.
+fn host(key: &Key) -> HeaderValue {
+    let own = || HeaderValue::from_str(&format!("{}:{}", key.host, key.port)).ok();
+    api::host_header(key.kind)
+        .map(HeaderValue::from_static)
+        .or_else(own)
+        .unwrap_or(HeaderValue::from_static("localhost"))
+}
+
+fn place(verdict: Verdict) -> u8 {
+    let place = Verdict::ALL.iter().position(|other| *other == verdict);
+    place
+        .and_then(|place| u8::try_from(place).ok())
+        .unwrap_or(0)
+}
+
+/// The last time something happened, in monotonic milliseconds.
+struct Stamp {
+    base: Instant,
+    millis: AtomicU64,
+}
+
+/// Marks a stamp that was never touched.
+const NEVER: u64 = u64::MAX;
+
+impl Stamp {
+    fn never() -> Self {
+        Self {
+            base: Instant::now(),
+            millis: AtomicU64::new(NEVER),
+        }
+    }
+
+    fn touch(&self) {
+        self.millis.store(self.now(), Ordering::Relaxed);
+    }
+
+    fn age(&self) -> Option<Duration> {
+        match self.millis.load(Ordering::Relaxed) {
+            NEVER => None,
+            then => Some(Duration::from_millis(self.now().saturating_sub(then))),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.base.elapsed().as_millis()).unwrap_or(NEVER - 1)
+    }
+}
