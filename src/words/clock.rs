@@ -61,6 +61,20 @@ impl Deadline {
         self.at.saturating_duration_since(Instant::now())
     }
 
+    /// Whether a timer that fires so `late` tells of a frozen process.
+    pub fn is_frozen(late: Duration) -> bool {
+        late >= FROZEN
+    }
+
+    /// The same deadline on a process that was frozen for `late`.
+    #[must_use]
+    pub fn extended(self, late: Duration) -> Self {
+        Self {
+            at: self.at + late.min(self.length),
+            length: self.length,
+        }
+    }
+
     /// The earlier of the two.
     #[must_use]
     pub fn min(self, other: Self) -> Self {
@@ -69,17 +83,21 @@ impl Deadline {
 
     /// Returns when the deadline has passed on a process that was awake for it.
     pub async fn passed(mut self) {
-        loop {
-            sleep_until(self.at).await;
-            match granted(self.at.elapsed(), self.length) {
-                None => return,
-                Some(more) => self.at = Instant::now() + more,
-            }
+        while !self.tick(self.length).await {}
+    }
+
+    /// Waits for `at_most`, or until the deadline; whether the deadline has passed.
+    pub async fn tick(&mut self, at_most: Duration) -> bool {
+        let due = self.at.min(Instant::now() + at_most);
+        sleep_until(due).await;
+        if let Some(more) = granted(due.elapsed(), self.length) {
+            self.at += more;
         }
+        self.at <= Instant::now()
     }
 }
 
-/// What a deadline of `length` that fires `late` gets on top.
+/// What a deadline of `length` gets on top when its timer fires `late`.
 fn granted(late: Duration, length: Duration) -> Option<Duration> {
     (late >= FROZEN).then(|| late.min(length))
 }

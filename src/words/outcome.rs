@@ -33,6 +33,10 @@ pub enum Kind {
     BadAnswer,
     /// The endpoint was judged asleep or down while this request waited on it.
     Lost,
+    /// A backend that is not the active one lacks what was asked for: no answer.
+    NotThere,
+    /// The backend has no room for it now.
+    Busy,
     /// No answer head within `head`.
     HeadLate,
     /// No piece of the body within `idle`.
@@ -96,6 +100,8 @@ impl Kind {
             Self::Stale => "stale",
             Self::BadAnswer => "bad-answer",
             Self::Lost => "lost",
+            Self::NotThere => "not-there",
+            Self::Busy => "busy",
             Self::HeadLate => "head-late",
             Self::IdleLate => "idle-late",
             Self::TotalLate => "total-late",
@@ -119,7 +125,9 @@ impl Kind {
             | Self::Broken
             | Self::Stale
             | Self::BadAnswer
-            | Self::Lost => Side::Upstream,
+            | Self::Lost
+            | Self::NotThere
+            | Self::Busy => Side::Upstream,
             Self::HeadLate | Self::IdleLate | Self::TotalLate => Side::Deadline,
         }
     }
