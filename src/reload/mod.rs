@@ -1,0 +1,102 @@
+//! From "the file may have changed" to one swap of (snapshot, endpoints).
+//!
+//! Owns the watch and the store. The first `--config` is the truth; a second one is the copy
+//! that stands in for it while it is invalid or missing and nothing better is in use.
+
+pub mod store;
+pub mod watch;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::config::{Environment, Report, Snapshot, Source, load, read};
+use store::Store;
+use watch::{Mode, Watcher};
+
+/// How long the first file is tried before its stand-in copy is used: a mounted folder may come
+/// up later than we do.
+const FIRST_TRIES: Duration = Duration::from_secs(10);
+const BETWEEN_TRIES: Duration = Duration::from_millis(250);
+
+/// The files that hold the configuration, and the environment that is laid over them.
+#[derive(Clone, Debug)]
+pub struct Inputs {
+    /// The file that ops edit.
+    pub truth: PathBuf,
+    /// The copy that stands in for it, if there is one.
+    pub stand_in: Option<PathBuf>,
+    /// Read once: it does not change while we run.
+    pub environment: Environment,
+    /// How changes are noticed.
+    pub mode: Mode,
+}
+
+impl Inputs {
+    /// Reads and validates one file.
+    pub fn load(&self, source: Result<Source, Report>) -> Result<Snapshot, Report> {
+        load(&source?, &self.environment)
+    }
+
+    /// The configuration to start with: the first file, or after [`FIRST_TRIES`] the stand-in.
+    ///
+    /// # Errors
+    /// All problems of the first file if nothing is valid.
+    pub async fn first(&self) -> Result<Snapshot, Report> {
+        let Some(stand_in) = &self.stand_in else {
+            return self.load(read(&self.truth));
+        };
+        let began = Instant::now();
+        loop {
+            match self.load(read(&self.truth)) {
+                Ok(snapshot) => return Ok(snapshot),
+                Err(_) if began.elapsed() < FIRST_TRIES => sleep(BETWEEN_TRIES).await,
+                Err(report) => {
+                    let copy = self.load(read(stand_in)).map_err(|_| report)?;
+                    return Ok(stands_in(copy));
+                }
+            }
+        }
+    }
+
+    /// Watches the files for ever and brings what they say into `store`.
+    pub async fn follow(self, store: Arc<Store>) {
+        let paths = std::iter::once(&self.truth)
+            .chain(&self.stand_in)
+            .cloned()
+            .collect();
+        let mut watcher = Watcher::new(paths, self.mode);
+        loop {
+            let mut seen = watcher.changed().await.into_iter();
+            let Some(truth) = seen.next().map(|source| self.load(source)) else {
+                return;
+            };
+            let copy = seen.next().map(|source| self.load(source));
+            bring(&store, truth, copy);
+        }
+    }
+}
+
+/// What the files now say, against what is in use.
+fn bring(store: &Store, truth: Result<Snapshot, Report>, copy: Option<Result<Snapshot, Report>>) {
+    let in_use = &store.live().snapshot.origin;
+    match (truth, copy) {
+        (Ok(snapshot), _) if snapshot.origin == *in_use => store.unchanged(),
+        (Ok(snapshot), _) => store.apply(snapshot),
+        (Err(report), Some(Ok(copy))) if in_use.stand_in => {
+            let copy = stands_in(copy);
+            if copy.origin != *in_use {
+                store.apply(copy);
+            }
+            store.reject(&report);
+        }
+        (Err(report), _) => store.reject(&report),
+    }
+}
+
+fn stands_in(mut copy: Snapshot) -> Snapshot {
+    copy.origin.stand_in = true;
+    copy
+}

@@ -1,0 +1,228 @@
+//! The configuration in use, with its endpoints: one swap, one owner.
+//!
+//! Invariant: snapshot and endpoints are swapped together, so a request that loaded once sees
+//! both of one generation to its end. A rejected configuration changes nothing but what
+//! [`Store::reloads`] says.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use crate::config::snapshot::{BackendId, ServiceId, Snapshot};
+use crate::config::{self, Report};
+use crate::endpoint::live::Endpoint;
+use crate::endpoint::{Endpoints, reconcile};
+use crate::metrics::Metrics;
+use crate::words::clock::Clock;
+use crate::words::verdict::Verdict;
+
+/// A snapshot and its endpoints.
+pub struct Live {
+    /// What holds.
+    pub snapshot: Snapshot,
+    /// By service, in the order of the service's backends.
+    pub endpoints: Endpoints,
+}
+
+/// The configuration in use.
+pub struct Store {
+    live: ArcSwap<Live>,
+    changes: watch::Sender<u64>,
+    reloads: Mutex<Reloads>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+}
+
+/// What became of the latest configurations.
+#[derive(Clone, Debug)]
+pub struct Reloads {
+    /// When the one in use was taken.
+    pub applied_at: Timestamp,
+    /// Why the one on disk is not in use; `None`: it is.
+    pub rejected: Option<Rejection>,
+}
+
+/// A configuration that was not taken.
+#[derive(Clone, Debug)]
+pub struct Rejection {
+    /// When it was looked at.
+    pub at: Timestamp,
+    /// All its problems, for people.
+    pub text: String,
+    /// How many there are.
+    pub count: usize,
+}
+
+impl Live {
+    /// The endpoint of `service` on `backend`, which offers it.
+    pub fn endpoint(&self, service: ServiceId, backend: BackendId) -> Option<&Arc<Endpoint>> {
+        let offering = &self.snapshot.service(service).backends;
+        let place = offering.iter().position(|id| *id == backend)?;
+        self.endpoints.get(service.0)?.get(place)
+    }
+
+    /// The verdicts of a service's endpoints, in the order of its backends.
+    pub fn verdicts(&self, service: ServiceId) -> Vec<Verdict> {
+        let endpoints = self.endpoints.get(service.0).map_or(&[][..], Vec::as_slice);
+        endpoints
+            .iter()
+            .map(|endpoint| endpoint.verdict())
+            .collect()
+    }
+}
+
+impl Store {
+    /// A store whose first generation is `snapshot`.
+    pub fn new(mut snapshot: Snapshot, metrics: Arc<Metrics>, clock: Clock) -> Self {
+        snapshot.generation = 1;
+        let endpoints = reconcile(&snapshot, &Vec::new(), &metrics);
+        let reloads = Reloads {
+            applied_at: clock.now(),
+            rejected: None,
+        };
+        let store = Self {
+            live: ArcSwap::from_pointee(Live {
+                snapshot,
+                endpoints,
+            }),
+            changes: watch::Sender::new(1),
+            reloads: Mutex::new(reloads),
+            metrics,
+            clock,
+        };
+        store.count_applied();
+        store
+    }
+
+    /// What is in use now.
+    pub fn live(&self) -> Arc<Live> {
+        self.live.load_full()
+    }
+
+    /// Tells of every new generation.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// What became of the latest configurations.
+    pub fn reloads(&self) -> Reloads {
+        self.locked().clone()
+    }
+
+    /// Takes `snapshot` into use. Requests that run go on with the one they began with.
+    pub fn apply(&self, mut snapshot: Snapshot) {
+        let before = self.live();
+        snapshot.generation = before.snapshot.generation + 1;
+        let changes = config::changes(&before.snapshot, &snapshot);
+        for warning in &snapshot.warnings {
+            warn!(code = warning.code, "{}", warning.message);
+        }
+        if snapshot.origin.stand_in {
+            error!(
+                path = %snapshot.origin.path.display(),
+                "the stand-in configuration is in use; writes of data services are refused"
+            );
+        }
+        info!(
+            generation = snapshot.generation,
+            hash = short(&snapshot.origin.hash),
+            changes = changes.join("; "),
+            "configuration in use"
+        );
+        let generation = snapshot.generation;
+        let endpoints = reconcile(&snapshot, &before.endpoints, &self.metrics);
+        self.live.store(Arc::new(Live {
+            snapshot,
+            endpoints,
+        }));
+        *self.locked() = Reloads {
+            applied_at: self.clock.now(),
+            rejected: None,
+        };
+        self.count_applied();
+        self.changes.send_replace(generation);
+    }
+
+    /// The configuration on disk is the one in use again.
+    pub fn unchanged(&self) {
+        self.locked().rejected = None;
+        self.metrics
+            .config_reloads
+            .with_label_values(&["unchanged"])
+            .inc();
+        self.metrics.config_ok.set(1);
+        self.touch_attempt();
+    }
+
+    /// Leaves the configuration in use as it is and remembers why the one on disk is not taken.
+    pub fn reject(&self, report: &Report) {
+        let text = report.render(false);
+        let in_use = self.live().snapshot.generation;
+        error!(
+            in_use,
+            reason = report.reason(),
+            "configuration rejected, the last good one stays in use\n{text}"
+        );
+        let count = report.problems.len();
+        self.locked().rejected = Some(Rejection {
+            at: self.clock.now(),
+            text,
+            count,
+        });
+        self.metrics
+            .config_rejections
+            .with_label_values(&[report.reason()])
+            .inc();
+        self.metrics
+            .config_reloads
+            .with_label_values(&["rejected"])
+            .inc();
+        self.metrics.config_ok.set(0);
+        self.touch_attempt();
+    }
+
+    fn count_applied(&self) {
+        let live = self.live();
+        let source = if live.snapshot.origin.stand_in {
+            "stand-in"
+        } else {
+            "file"
+        };
+        self.metrics.config_info.reset();
+        let labels = [short(&live.snapshot.origin.hash), source];
+        self.metrics.config_info.with_label_values(&labels).set(1);
+        self.metrics
+            .config_reloads
+            .with_label_values(&["applied"])
+            .inc();
+        self.metrics
+            .config_ok
+            .set(i64::from(!live.snapshot.origin.stand_in));
+        self.metrics
+            .config_success_time
+            .set(seconds(self.clock.now()));
+        self.touch_attempt();
+    }
+
+    fn touch_attempt(&self) {
+        self.metrics
+            .config_attempt_time
+            .set(seconds(self.clock.now()));
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Reloads> {
+        self.reloads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Enough of a hash to tell two configurations apart by eye.
+pub fn short(hash: &str) -> &str {
+    hash.get(..8).unwrap_or(hash)
+}
+
+fn seconds(at: Timestamp) -> f64 {
+    at.as_duration().as_secs_f64()
+}
