@@ -79,6 +79,15 @@ pub const fn idle_keep_seconds(kind: Kind) -> u64 {
     }
 }
 
+/// Whether a request moves whole models or snapshots: it may take hours, so no bound on the whole
+/// request holds for it.
+pub fn is_transfer(meaning: Meaning) -> bool {
+    matches!(
+        meaning.op,
+        "pull" | "push" | "create" | "blobs" | "snapshot"
+    )
+}
+
 /// What the head of an answer says about asking another backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {

@@ -1,0 +1,80 @@
+//! Accepts the app's connections and speaks HTTP/1 on them.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tracing::warn;
+
+use super::{Proxy, flow};
+
+/// A client that began no request for so long is closed, and so is one that does not end its head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+/// Bounds what one request's head may hold in memory. hyper's own default is 408 KiB.
+const READ_BUFFER_MAX: usize = 64 * 1024;
+/// After an accept that failed (descriptors used up): what runs may free some meanwhile.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Between looks at idle upstream connections.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// Serves `listener` until `draining` turns true; returns when the last request has ended. The
+/// caller bounds how long that may take.
+pub async fn serve(proxy: Arc<Proxy>, listener: TcpListener, mut draining: watch::Receiver<bool>) {
+    let mut connections = JoinSet::new();
+    let ends = draining.clone();
+    let mut sweeps = interval(SWEEP);
+    sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(connection(Arc::clone(&proxy), stream, ends.clone()));
+                }
+                Err(error) => {
+                    warn!(%error, "cannot accept a connection");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+            _ = sweeps.tick() => sweep(&proxy),
+            _ = draining.wait_for(|draining| *draining) => break,
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+/// Serves one connection; while draining it ends after the request that it carries.
+async fn connection(proxy: Arc<Proxy>, stream: TcpStream, mut draining: watch::Receiver<bool>) {
+    // Without it a small piece of a stream waits 40 ms for the client's acknowledgement.
+    let _ = stream.set_nodelay(true);
+    let serve = service_fn(move |request| {
+        let proxy = Arc::clone(&proxy);
+        async move { Ok::<_, Infallible>(flow::serve(proxy, request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(READ_BUFFER_MAX)
+        .serve_connection(TokioIo::new(stream), serve);
+    tokio::pin!(connection);
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        _ = draining.wait_for(|draining| *draining) => connection.as_mut().graceful_shutdown(),
+    }
+    // An error of a client's connection is the client's: its requests are recorded by themselves.
+    let _ = connection.await;
+}
+
+fn sweep(proxy: &Proxy) {
+    for endpoint in proxy.store.live().endpoints.iter().flatten() {
+        endpoint.idle.sweep();
+    }
+}

@@ -1,0 +1,195 @@
+//! Whether, and where, a request is tried again: the only place that decides it. Pure.
+//!
+//! Nothing was written upstream: always safe. Anything written: what changes something is never
+//! repeated, what does not is, until the first byte of an answer.
+
+use crate::words::outcome::{Failure, Kind, Phase};
+
+/// What to do after an attempt failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    /// Once more on the same backend, on a fresh connection.
+    Same,
+    /// On the next candidate.
+    Next,
+    /// No candidate can take it now: plan again after a pause, as long as it may wait.
+    Wait,
+    /// Give up: this failure is the answer.
+    Stop,
+}
+
+/// Where a request stands when an attempt of it failed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Standing {
+    /// Whether it changes something.
+    pub(super) changes: bool,
+    /// Whether its body can be sent again.
+    pub(super) replayable: bool,
+    /// Whether a candidate is left that was not asked in this round.
+    pub(super) others: bool,
+    /// Whether this backend was already tried again on a fresh connection.
+    pub(super) tried_fresh: bool,
+    /// Whether some backend lacked what was asked for.
+    pub(super) missing: bool,
+}
+
+/// What to do after `failure`.
+pub(super) fn again(failure: &Failure, standing: Standing) -> Again {
+    match failure.phase {
+        Phase::Unsent => after_unsent(failure.kind, standing),
+        Phase::Sent => after_sent(failure.kind, standing),
+        Phase::Answering => after_answer(failure.kind, standing),
+    }
+}
+
+fn after_unsent(kind: Kind, standing: Standing) -> Again {
+    match kind {
+        Kind::ClientGone | Kind::ClientBody | Kind::TotalLate => Again::Stop,
+        Kind::Stale if !standing.tried_fresh => Again::Same,
+        // The daemon is the same for all candidates.
+        Kind::DaemonAbsent | Kind::DaemonStarting | Kind::NotLoggedIn => Again::Wait,
+        _ if standing.others => Again::Next,
+        // Waiting does not make a name known, nor data appear.
+        Kind::UnknownName | Kind::NotInTailnet => Again::Stop,
+        _ if standing.missing => Again::Stop,
+        _ => Again::Wait,
+    }
+}
+
+fn after_sent(kind: Kind, standing: Standing) -> Again {
+    let repeatable = !standing.changes && standing.replayable;
+    match kind {
+        _ if !repeatable => Again::Stop,
+        Kind::Stale if !standing.tried_fresh => Again::Same,
+        Kind::Lost | Kind::Broken | Kind::Stale | Kind::BadAnswer if standing.others => Again::Next,
+        Kind::Lost if standing.missing => Again::Stop,
+        Kind::Lost => Again::Wait,
+        Kind::Broken | Kind::Stale if !standing.tried_fresh => Again::Same,
+        // Slowness alone never makes us send a request twice.
+        _ => Again::Stop,
+    }
+}
+
+fn after_answer(kind: Kind, standing: Standing) -> Again {
+    match kind {
+        Kind::NotThere | Kind::Busy if standing.others && standing.replayable => Again::Next,
+        _ => Again::Stop,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const READ: Standing = Standing {
+        changes: false,
+        replayable: true,
+        others: true,
+        tried_fresh: false,
+        missing: false,
+    };
+    const LAST: Standing = Standing {
+        others: false,
+        ..READ
+    };
+    const LAST_FRESH: Standing = Standing {
+        tried_fresh: true,
+        ..LAST
+    };
+    const MISSING: Standing = Standing {
+        missing: true,
+        ..LAST
+    };
+    const STREAMED: Standing = Standing {
+        replayable: false,
+        ..READ
+    };
+    const WRITE: Standing = Standing {
+        changes: true,
+        others: false,
+        ..READ
+    };
+    const WRITE_FRESH: Standing = Standing {
+        tried_fresh: true,
+        ..WRITE
+    };
+
+    #[test]
+    fn each_failure_leads_where_the_table_says() {
+        use Again::{Next, Same, Stop, Wait};
+        use Kind::{
+            BadAnswer, Broken, Busy, ClientBody, DaemonStarting, HeadLate, IdleLate, Lost,
+            NotThere, Refused, Silent, Stale, UnknownName,
+        };
+        use Phase::{Answering, Sent, Unsent};
+        let rows = [
+            // Nothing was sent: the next candidate, else wait; for writes the same backend only.
+            (Refused, Unsent, READ, Next),
+            (Silent, Unsent, LAST, Wait),
+            (Refused, Unsent, WRITE, Wait),
+            (Refused, Unsent, STREAMED, Next),
+            (Stale, Unsent, WRITE, Same),
+            (Stale, Unsent, WRITE_FRESH, Wait),
+            (DaemonStarting, Unsent, READ, Wait),
+            (UnknownName, Unsent, READ, Next),
+            (UnknownName, Unsent, LAST, Stop),
+            (ClientBody, Unsent, READ, Stop),
+            (Silent, Unsent, MISSING, Stop),
+            // Something was sent and nothing came back.
+            (Stale, Sent, READ, Same),
+            (Stale, Sent, LAST_FRESH, Stop),
+            (Lost, Sent, READ, Next),
+            (Lost, Sent, LAST, Wait),
+            (Lost, Sent, MISSING, Stop),
+            (Lost, Sent, STREAMED, Stop),
+            (Lost, Sent, WRITE, Stop),
+            (Stale, Sent, WRITE, Stop),
+            (Broken, Sent, WRITE, Stop),
+            (Broken, Sent, READ, Next),
+            (Broken, Sent, LAST, Same),
+            (Broken, Sent, LAST_FRESH, Stop),
+            (BadAnswer, Sent, LAST, Stop),
+            (HeadLate, Sent, READ, Stop),
+            (ClientBody, Sent, READ, Stop),
+            // An answer came.
+            (NotThere, Answering, READ, Next),
+            (NotThere, Answering, LAST, Stop),
+            (NotThere, Answering, STREAMED, Stop),
+            (Busy, Answering, READ, Next),
+            (Broken, Answering, READ, Stop),
+            (IdleLate, Answering, READ, Stop),
+        ];
+        for (kind, phase, standing, want) in rows {
+            let failure = Failure {
+                kind,
+                phase,
+                detail: "".into(),
+            };
+            assert_eq!(
+                again(&failure, standing),
+                want,
+                "{kind:?} {phase:?} {standing:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_changes_something_is_never_repeated_once_sent() {
+        for kind in [
+            Kind::Lost,
+            Kind::Broken,
+            Kind::Stale,
+            Kind::BadAnswer,
+            Kind::HeadLate,
+        ] {
+            for others in [false, true] {
+                let standing = Standing { others, ..WRITE };
+                assert_eq!(
+                    again(&Failure::sent(kind, ""), standing),
+                    Again::Stop,
+                    "{kind:?}"
+                );
+            }
+        }
+    }
+}

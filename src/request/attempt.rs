@@ -1,0 +1,291 @@
+//! The attempt loop: one candidate after the other until one answers.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+
+use super::again::{Again, Standing, again};
+use super::call::{Call, Outbound};
+use super::connect::{Terms, ask_for_probes_until, connect};
+use super::record::Record;
+use super::stream::Coming;
+use crate::api::{self, Answer};
+use crate::endpoint::connection::{Connection, SendError};
+use crate::endpoint::live::Endpoint;
+use crate::health::passive;
+use crate::plan::candidates::{Candidate, Plan};
+use crate::plan::orders::Active;
+use crate::plan::reason::Refusal;
+use crate::words::clock::Deadline;
+use crate::words::outcome::{Failure, Kind};
+
+/// Between plans while no candidate can take the request.
+const PAUSE_FIRST: Duration = Duration::from_millis(50);
+const PAUSE_MOST: Duration = Duration::from_millis(500);
+/// An answer that must be read to be judged is longer only if it is something else.
+const JUDGED_MAX: usize = 64 * 1024;
+
+/// The head of an answer, and the connection that its body comes on.
+pub(super) struct Answered {
+    pub(super) response: Response<Coming>,
+    pub(super) connection: Option<Connection>,
+    pub(super) endpoint: Arc<Endpoint>,
+}
+
+/// Why there is no answer.
+pub(super) enum Unanswered {
+    /// The plan names nobody.
+    Refused { refusal: Refusal, active: Active },
+    /// The last attempt failed so.
+    Failed {
+        failure: Failure,
+        endpoint: Option<Arc<Endpoint>>,
+        missing: bool,
+    },
+}
+
+/// Asks one candidate after the other. The only loop that tries again, and `again` decides.
+pub(super) async fn answer(
+    call: &Call<'_>,
+    mut outbound: Outbound,
+    record: &mut Record,
+) -> Result<Answered, Unanswered> {
+    let mut patience = Patience::begin(call);
+    let mut round = Round::plan(call)?;
+    let (mut missing, mut fresh) = (false, false);
+    loop {
+        let others = round.left.len() > 1;
+        let Some(candidate) = round.left.front() else {
+            return Err(round.failed(missing));
+        };
+        let terms = Terms {
+            fresh,
+            others,
+            left: patience.left(),
+        };
+        let failure = match attempt(call, &round, candidate, terms, &mut outbound, record).await {
+            Ok(answered) => return Ok(answered),
+            Err(failure) => failure,
+        };
+        missing |= failure.kind == Kind::NotThere;
+        let standing = Standing {
+            changes: call.meaning.effect.changes(),
+            replayable: outbound.replayable(),
+            others,
+            tried_fresh: fresh,
+            missing,
+        };
+        let next = again(&failure, standing);
+        record.failed(call.proxy, &failure, next != Again::Stop);
+        round.last = Some((
+            failure,
+            call.live.endpoint(call.route.service, candidate.backend),
+        ));
+        fresh = next == Again::Same;
+        match next {
+            Again::Same => {}
+            Again::Next => drop(round.left.pop_front()),
+            Again::Wait if patience.pause(call, &round).await => round.replan(call)?,
+            Again::Wait | Again::Stop => return Err(round.failed(missing)),
+        }
+    }
+}
+
+/// One plan, and whom it has left.
+struct Round<'a> {
+    active: Active,
+    left: VecDeque<Candidate>,
+    last: Option<(Failure, Option<&'a Arc<Endpoint>>)>,
+}
+
+impl Round<'_> {
+    fn plan(call: &Call<'_>) -> Result<Self, Unanswered> {
+        let Plan {
+            active,
+            candidates,
+            refusal,
+        } = call.plan();
+        match refusal {
+            Some(refusal) => Err(Unanswered::Refused { refusal, active }),
+            None => Ok(Self {
+                active,
+                left: candidates.into(),
+                last: None,
+            }),
+        }
+    }
+
+    fn replan(&mut self, call: &Call<'_>) -> Result<(), Unanswered> {
+        let last = self.last.take();
+        *self = Self {
+            last,
+            ..Self::plan(call)?
+        };
+        Ok(())
+    }
+
+    fn failed(self, missing: bool) -> Unanswered {
+        let unplanned = || (Failure::unsent(Kind::Lost, "no candidate"), None);
+        let (failure, endpoint) = self.last.unwrap_or_else(unplanned);
+        Unanswered::Failed {
+            failure,
+            endpoint: endpoint.cloned(),
+            missing,
+        }
+    }
+}
+
+/// One try of one candidate.
+async fn attempt(
+    call: &Call<'_>,
+    round: &Round<'_>,
+    candidate: &Candidate,
+    terms: Terms,
+    outbound: &mut Outbound,
+    record: &mut Record,
+) -> Result<Answered, Failure> {
+    let Some(endpoint) = call.live.endpoint(call.route.service, candidate.backend) else {
+        return Err(Failure::unsent(Kind::Lost, "no endpoint"));
+    };
+    record.at(endpoint, &candidate.reason);
+    let connection = connect(call, endpoint, terms).await?;
+    let request = outbound.request(call.route, endpoint);
+    let (response, connection) = match send(call, endpoint, connection, request).await {
+        Ok(sent) => sent,
+        Err(SendError { failure, request }) => {
+            if let Some(request) = request {
+                outbound.take_back(request);
+            }
+            passive::failed(endpoint, &failure, call.proxy.clock);
+            return Err(failure);
+        }
+    };
+    passive::answered(endpoint, call.proxy.clock);
+    let answered = Answered {
+        response: response.map(Coming::Stream),
+        connection: Some(connection),
+        endpoint: Arc::clone(endpoint),
+    };
+    let active = candidate.backend == round.active.backend;
+    judge_answer(call, answered, active, terms.others).await
+}
+
+/// Sends a request and waits for the head of its answer, as long as `head` allows.
+async fn send(
+    call: &Call<'_>,
+    endpoint: &Endpoint,
+    mut connection: Connection,
+    request: http::Request<crate::endpoint::connection::Outgoing>,
+) -> Result<(Response<Incoming>, Connection), SendError> {
+    let answer = tokio::select! {
+        biased;
+        answer = connection.send(request) => answer,
+        () = ask_for_probes_until(endpoint, call.head_bound()) => {
+            let detail = "the head of the answer did not come in time";
+            Err(SendError { failure: Failure::sent(Kind::HeadLate, detail), request: None })
+        }
+    };
+    Ok((answer?, connection))
+}
+
+/// Whether an answer is one: from a backend that is not the active one "not there" is none, and
+/// one that is full hands on to the next.
+async fn judge_answer(
+    call: &Call<'_>,
+    answered: Answered,
+    active: bool,
+    others: bool,
+) -> Result<Answered, Failure> {
+    let kind = call.service().kind;
+    match api::answer(kind, call.meaning, call.path, answered.response.status()) {
+        Answer::NotThere if !active => Err(Failure::answering(
+            Kind::NotThere,
+            "404 from a backend that is not active",
+        )),
+        Answer::MaybeNotThere if !active => read_exists(answered).await,
+        Answer::Busy if others => Err(Failure::answering(Kind::Busy, "server busy")),
+        _ => Ok(answered),
+    }
+}
+
+/// Reads a short answer to see whether it says `exists: false`.
+async fn read_exists(answered: Answered) -> Result<Answered, Failure> {
+    let Answered {
+        response,
+        connection,
+        endpoint,
+    } = answered;
+    let (parts, body) = response.into_parts();
+    let bytes = match body {
+        Coming::Read(bytes) => bytes,
+        Coming::Stream(body) => whole(body).await?,
+    };
+    if api::says_not_there(&bytes) {
+        return Err(Failure::answering(
+            Kind::NotThere,
+            "exists:false from a backend that is not active",
+        ));
+    }
+    let response = Response::from_parts(parts, Coming::Read(bytes));
+    Ok(Answered {
+        response,
+        connection,
+        endpoint,
+    })
+}
+
+async fn whole(body: Incoming) -> Result<Bytes, Failure> {
+    let read = Limited::new(body, JUDGED_MAX).collect().await;
+    // A cut answer to a read is as good as none: the next candidate may be asked.
+    read.map(http_body_util::Collected::to_bytes)
+        .map_err(|error| Failure::sent(Kind::Broken, error.to_string()))
+}
+
+/// How long a request waits while no candidate can take it.
+struct Patience {
+    wait: Deadline,
+    start: Deadline,
+    pause: Duration,
+}
+
+impl Patience {
+    fn begin(call: &Call<'_>) -> Self {
+        let timeouts = call.timeouts();
+        Self {
+            wait: Deadline::after(timeouts.wait),
+            start: Deadline::after(timeouts.start),
+            pause: PAUSE_FIRST,
+        }
+    }
+
+    fn left(&self) -> Duration {
+        self.wait.left()
+    }
+
+    /// Pauses until a new plan is worth making; whether there is time for one. A tailscaled that
+    /// is starting has `start`, everything else `wait`.
+    async fn pause(&mut self, call: &Call<'_>, round: &Round<'_>) -> bool {
+        let kind = round.last.as_ref().map(|(failure, _)| failure.kind);
+        let starting = matches!(kind, Some(Kind::DaemonAbsent | Kind::DaemonStarting));
+        let deadline = if starting {
+            &mut self.start
+        } else {
+            &mut self.wait
+        };
+        if deadline.left() <= self.pause {
+            return false;
+        }
+        let mut tunnel = call.proxy.tailnet.changes();
+        tokio::select! {
+            _ = deadline.tick(self.pause) => {}
+            _ = tunnel.changed() => {}
+        }
+        self.pause = (self.pause * 2).min(PAUSE_MOST);
+        true
+    }
+}

@@ -1,0 +1,176 @@
+//! One request, matched and understood: what every later step asks of it.
+
+use std::time::Duration;
+
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Request, Uri, Version};
+
+use super::Proxy;
+use super::headers;
+use super::payload::Payload;
+use crate::api;
+use crate::config::snapshot::{Route, Service, Timeouts};
+use crate::endpoint::connection::Outgoing;
+use crate::endpoint::live::Endpoint;
+use crate::plan::candidates::{Plan, plan};
+use crate::reload::store::Live;
+use crate::words::clock::Deadline;
+use crate::words::effect::{Effect, Meaning};
+
+/// As good as never, and far from overflowing an instant.
+const UNBOUNDED: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// One request, matched and understood.
+pub(super) struct Call<'a> {
+    pub(super) proxy: &'a Proxy,
+    pub(super) live: &'a Live,
+    pub(super) route: &'a Route,
+    pub(super) meaning: Meaning,
+    /// The path that the upstream sees, without the query.
+    pub(super) path: &'a str,
+    /// When the whole request must have ended.
+    pub(super) total: Option<Deadline>,
+}
+
+impl<'a> Call<'a> {
+    pub(super) fn new(
+        proxy: &'a Proxy,
+        live: &'a Live,
+        route: &'a Route,
+        method: &Method,
+        path: &'a str,
+    ) -> Self {
+        let kind = live.snapshot.service(route.service).kind;
+        let meaning = api::meaning(kind, method, path);
+        let bounded = !api::is_transfer(meaning);
+        let total = route
+            .timeouts
+            .total
+            .filter(|_| bounded)
+            .map(Deadline::after);
+        Self {
+            proxy,
+            live,
+            route,
+            meaning,
+            path,
+            total,
+        }
+    }
+
+    pub(super) fn service(&self) -> &'a Service {
+        self.live.snapshot.service(self.route.service)
+    }
+
+    pub(super) fn timeouts(&self) -> &'a Timeouts {
+        &self.route.timeouts
+    }
+
+    /// Where it may go, as things stand now.
+    pub(super) fn plan(&self) -> Plan {
+        let verdicts = self.live.verdicts(self.route.service);
+        let now = self.proxy.clock.now();
+        plan(
+            &self.live.snapshot,
+            self.route.service,
+            self.meaning,
+            &verdicts,
+            now,
+        )
+    }
+
+    /// How long the head of its answer may take from now on.
+    pub(super) fn head_bound(&self) -> Deadline {
+        let timeouts = self.timeouts();
+        let head = match self.meaning.effect {
+            Effect::Inference => Some(timeouts.head_inference),
+            Effect::Read => Some(timeouts.head_read),
+            Effect::Write | Effect::Admin => timeouts.head_change,
+        };
+        let head = Deadline::after(head.unwrap_or(UNBOUNDED));
+        self.total.map_or(head, |total| total.min(head))
+    }
+
+    /// How long its body may pause, in both directions.
+    pub(super) fn idle_bound(&self) -> Duration {
+        match self.meaning.effect {
+            Effect::Inference => self.timeouts().idle_inference,
+            _ => self.timeouts().idle,
+        }
+    }
+}
+
+/// A request as it goes upstream, as often as it may.
+pub(super) struct Outbound {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    payload: Payload,
+    replayable: bool,
+    changes: bool,
+}
+
+impl Outbound {
+    pub(super) fn new(
+        call: &Call<'_>,
+        method: Method,
+        query: Option<&str>,
+        mut headers: HeaderMap,
+        payload: Payload,
+    ) -> Self {
+        headers::for_upstream(&mut headers, call.service().kind, call.path);
+        let changes = call.meaning.effect.changes();
+        let replayable = matches!(payload.body, Outgoing::Whole(_));
+        Self {
+            method,
+            uri: uri(call.path, query),
+            headers,
+            payload,
+            replayable,
+            changes,
+        }
+    }
+
+    /// Whether its body can be sent more than once.
+    pub(super) fn replayable(&self) -> bool {
+        self.replayable
+    }
+
+    /// The request for an attempt at `endpoint`. What may be sent again is copied, what may not is
+    /// handed over, and comes back by [`Outbound::take_back`] if not one byte of it was sent.
+    pub(super) fn request(&mut self, route: &Route, endpoint: &Endpoint) -> Request<Outgoing> {
+        let again = !self.changes && self.replayable;
+        let body = match &mut self.payload.body {
+            Outgoing::Whole(bytes) => Outgoing::Whole(bytes.clone()),
+            stream @ Outgoing::Stream { .. } => std::mem::replace(stream, Outgoing::empty()),
+        };
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.version_mut() = Version::HTTP_11;
+        *request.headers_mut() = if again {
+            self.headers.clone()
+        } else {
+            std::mem::take(&mut self.headers)
+        };
+        headers::set_host(request.headers_mut(), route, &endpoint.host);
+        request
+    }
+
+    /// Takes a request back that was not sent.
+    pub(super) fn take_back(&mut self, request: Request<Outgoing>) {
+        let (parts, body) = request.into_parts();
+        self.headers = parts.headers;
+        self.payload.body = body;
+    }
+}
+
+/// The path and query as they came.
+fn uri(path: &str, query: Option<&str>) -> Uri {
+    let whole = match query {
+        None => path.parse::<PathAndQuery>(),
+        Some(query) => format!("{path}?{query}").parse(),
+    };
+    // A part of a URI that was parsed before parses again.
+    whole.map_or_else(|_| Uri::from_static("/"), Uri::from)
+}

@@ -1,0 +1,112 @@
+//! A connection to one endpoint: an idle one that still works, else a fresh dial.
+//!
+//! Nothing is sent here, so every failure is free to try again.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::call::Call;
+use crate::endpoint::connection::Connection;
+use crate::endpoint::live::Endpoint;
+use crate::health::passive;
+use crate::wire::dial::dial;
+use crate::words::clock::Deadline;
+use crate::words::outcome::{Failure, Kind};
+
+/// While a request waits longer than this, its endpoint is probed on a fresh dial: on kept-alive
+/// connections nothing else would notice a machine that fell asleep.
+pub(super) const ASK_AFTER: Duration = Duration::from_millis(500);
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// A reused connection that dies under a write leaves its outcome unknown, so writes use only
+/// those that were busy a moment ago.
+const FOR_CHANGES: Duration = Duration::from_secs(2);
+
+/// How an attempt may get its connection.
+#[derive(Clone, Copy)]
+pub(super) struct Terms {
+    /// Idle connections may be stale: dial.
+    pub(super) fresh: bool,
+    /// Another candidate could take the request.
+    pub(super) others: bool,
+    /// What is left of the request's patience.
+    pub(super) left: Duration,
+}
+
+/// A connection to `endpoint`.
+pub(super) async fn connect(
+    call: &Call<'_>,
+    endpoint: &Endpoint,
+    terms: Terms,
+) -> Result<Connection, Failure> {
+    if !terms.fresh {
+        let changes = call.meaning.effect.changes();
+        let younger_than = if changes { FOR_CHANGES } else { Duration::MAX };
+        if let Some(connection) = endpoint.idle.take(younger_than).await {
+            return Ok(connection);
+        }
+    }
+    let able = endpoint.verdict().able();
+    let within = bound(call, terms, able).min(terms.left);
+    let began = Instant::now();
+    let mut waiting = endpoint.lost.wait();
+    let key = &endpoint.key;
+    let dialled = tokio::select! {
+        biased;
+        dialled = dial(&call.proxy.tailnet, &key.host, key.port, within) => dialled,
+        () = waiting.unable(), if able && terms.others => Err(Failure::unsent(
+            Kind::Lost,
+            "it stopped answering while it was dialled",
+        )),
+        never = ask_for_probes(endpoint) => never,
+    };
+    record(call, endpoint, began.elapsed(), dialled.as_ref().err());
+    Connection::open(dialled?, &endpoint.lost).await
+}
+
+/// How long one dial may take. An endpoint that is not thought able gets no longer than a probe
+/// while another candidate is left.
+fn bound(call: &Call<'_>, terms: Terms, able: bool) -> Duration {
+    let timeouts = call.timeouts();
+    if terms.others && !able {
+        timeouts.probe.min(timeouts.connect)
+    } else {
+        timeouts.connect
+    }
+}
+
+/// Counts a dial and brings what it says about the endpoint.
+fn record(call: &Call<'_>, endpoint: &Endpoint, took: Duration, failure: Option<&Failure>) {
+    let Some(failure) = failure else {
+        endpoint.handles.connects_ok.inc();
+        endpoint.handles.connect_seconds.observe(took.as_secs_f64());
+        endpoint.machine.hear();
+        return;
+    };
+    let labels = [endpoint.key.backend.as_str(), failure.kind.as_str()];
+    call.proxy.metrics.connects.with_label_values(&labels).inc();
+    // A dial that we cut short ourselves says nothing.
+    if failure.kind != Kind::Silent || took >= call.timeouts().probe {
+        passive::failed(endpoint, failure, call.proxy.clock);
+    }
+}
+
+/// Asks for probes of `endpoint` for as long as somebody waits on it.
+pub(super) async fn ask_for_probes<T>(endpoint: &Endpoint) -> T {
+    let mut pause = ASK_AFTER;
+    loop {
+        tokio::time::sleep(pause).await;
+        endpoint.want_probe();
+        pause = ASK_AGAIN;
+    }
+}
+
+/// The same until `bound` has passed.
+pub(super) async fn ask_for_probes_until(endpoint: &Endpoint, mut bound: Deadline) {
+    let mut pause = ASK_AFTER;
+    while !bound.tick(pause).await {
+        endpoint.want_probe();
+        pause = ASK_AGAIN;
+    }
+}

@@ -1,0 +1,60 @@
+//! The request flow, top-down: accept -> match route -> read effect -> plan -> dial -> forward ->
+//! stream -> record.
+//!
+//! Runs on the data thread. Invariants: a request holds the snapshot it began with; `again` is
+//! the only place that decides to try again; a body, a query or a secret never leaves towards a
+//! log, a metric or an error text.
+
+pub mod accept;
+mod again;
+mod attempt;
+mod call;
+mod connect;
+mod flow;
+mod headers;
+mod payload;
+pub mod record;
+mod respond;
+mod stream;
+
+use std::sync::Arc;
+
+use crate::metrics::Metrics;
+use crate::reload::store::Store;
+use crate::tailnet::Tailnet;
+use crate::words::clock::Clock;
+use payload::Budget;
+use record::AccessLog;
+
+/// What all requests share.
+pub struct Proxy {
+    store: Arc<Store>,
+    tailnet: Arc<Tailnet>,
+    metrics: Arc<Metrics>,
+    log: AccessLog,
+    clock: Clock,
+    budget: Budget,
+    ids: record::Ids,
+}
+
+impl Proxy {
+    /// A proxy over these owners.
+    pub fn new(
+        store: Arc<Store>,
+        tailnet: Arc<Tailnet>,
+        metrics: Arc<Metrics>,
+        log: AccessLog,
+        clock: Clock,
+    ) -> Self {
+        let (budget, ids) = (Budget::new(), record::Ids::new());
+        Self {
+            store,
+            tailnet,
+            metrics,
+            log,
+            clock,
+            budget,
+            ids,
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The request body before it goes upstream.
+//!
+//! Small bodies are read whole before the first dial, so that a further attempt costs a clone and
+//! a client that breaks HTTP never costs a dial. Larger ones are sent once, as they come.
+//! Invariant: all bodies held whole together stay under [`TOGETHER`] bytes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body::Body;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use crate::endpoint::connection::Outgoing;
+use crate::words::clock::Deadline;
+use crate::words::effect::Effect;
+use crate::words::outcome::{Failure, Kind};
+
+/// Largest body read whole, in bytes.
+const WHOLE: usize = 64 * 1024;
+/// The same for inference: images are part of prompts.
+const WHOLE_INFERENCE: usize = 8 * 1024 * 1024;
+/// All bodies held whole together, in bytes.
+const TOGETHER: usize = 64 * 1024 * 1024;
+
+/// What may still be held, in bytes.
+#[derive(Clone)]
+pub(super) struct Budget(Arc<AtomicUsize>);
+
+/// A request body, read as far as it will be read before it is sent.
+pub(super) struct Payload {
+    pub(super) body: Outgoing,
+    reserved: Reserved,
+}
+
+/// A part of the budget, given back on drop.
+struct Reserved {
+    bytes: usize,
+    budget: Budget,
+}
+
+/// Reads `body` whole if it is small enough, or its beginning.
+///
+/// # Errors
+/// The client broke HTTP, left, or sent nothing for `idle`.
+pub(super) async fn read(
+    mut body: Incoming,
+    effect: Effect,
+    idle: Duration,
+    budget: &Budget,
+) -> Result<Payload, Failure> {
+    let limit = if effect == Effect::Inference {
+        WHOLE_INFERENCE
+    } else {
+        WHOLE
+    };
+    let mut reserved = Reserved {
+        bytes: 0,
+        budget: budget.clone(),
+    };
+    if body.is_end_stream() {
+        return Ok(Payload {
+            body: Outgoing::empty(),
+            reserved,
+        });
+    }
+    if body.size_hint().lower() > limit as u64 {
+        return Ok(Payload {
+            body: Outgoing::Stream {
+                prefix: Bytes::new(),
+                rest: body,
+            },
+            reserved,
+        });
+    }
+    let mut pieces = Pieces::None;
+    while let Some(piece) = next(&mut body, idle).await? {
+        let fits = reserved.bytes + piece.len() <= limit && reserved.grow(piece.len());
+        pieces = pieces.and(piece);
+        if !fits {
+            return Ok(Payload {
+                body: Outgoing::Stream {
+                    prefix: pieces.join(),
+                    rest: body,
+                },
+                reserved,
+            });
+        }
+    }
+    Ok(Payload {
+        body: Outgoing::Whole(pieces.join()),
+        reserved,
+    })
+}
+
+/// The next piece of data; trailers of a body that is read whole are dropped.
+async fn next(body: &mut Incoming, idle: Duration) -> Result<Option<Bytes>, Failure> {
+    loop {
+        let frame = tokio::select! {
+            biased;
+            frame = body.frame() => frame,
+            () = Deadline::after(idle).passed() => {
+                return Err(Failure::unsent(Kind::ClientBody, "the client stopped sending its body"));
+            }
+        };
+        match frame {
+            None => return Ok(None),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) if !data.is_empty() => return Ok(Some(data)),
+                _ => {}
+            },
+            Some(Err(error)) => return Err(Failure::unsent(Kind::ClientBody, error.to_string())),
+        }
+    }
+}
+
+/// One piece is kept as it is, several are joined.
+enum Pieces {
+    None,
+    One(Bytes),
+    Several(BytesMut),
+}
+
+impl Pieces {
+    fn and(self, piece: Bytes) -> Self {
+        match self {
+            Self::None => Self::One(piece),
+            Self::One(first) => {
+                let mut joined = BytesMut::with_capacity((first.len() + piece.len()) * 2);
+                joined.extend_from_slice(&first);
+                joined.extend_from_slice(&piece);
+                Self::Several(joined)
+            }
+            Self::Several(mut joined) => {
+                joined.extend_from_slice(&piece);
+                Self::Several(joined)
+            }
+        }
+    }
+
+    fn join(self) -> Bytes {
+        match self {
+            Self::None => Bytes::new(),
+            Self::One(piece) => piece,
+            Self::Several(joined) => joined.freeze(),
+        }
+    }
+}
+
+impl Budget {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(AtomicUsize::new(TOGETHER)))
+    }
+}
+
+impl Payload {
+    /// Bytes of it that are in memory.
+    pub(super) fn held(&self) -> usize {
+        self.reserved.bytes
+    }
+}
+
+impl Reserved {
+    /// Takes `more` bytes; whether there were as many.
+    fn grow(&mut self, more: usize) -> bool {
+        let taken = self
+            .budget
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(more)
+            });
+        if taken.is_ok() {
+            self.bytes += more;
+        }
+        taken.is_ok()
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.budget.0.fetch_add(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_join_in_order_and_a_single_one_is_not_copied() {
+        let one = Bytes::from_static(b"one");
+        let kept = Pieces::None.and(one.clone()).join();
+        assert_eq!(kept.as_ptr(), one.as_ptr());
+        let three = Pieces::None
+            .and(one)
+            .and("two".into())
+            .and("three".into())
+            .join();
+        assert_eq!(three, "onetwothree");
+    }
+
+    #[test]
+    fn the_budget_is_given_back_and_never_overdrawn() {
+        let budget = Budget::new();
+        let mut first = Reserved {
+            bytes: 0,
+            budget: budget.clone(),
+        };
+        let mut second = Reserved {
+            bytes: 0,
+            budget: budget.clone(),
+        };
+        assert!(first.grow(TOGETHER));
+        assert!(!second.grow(1));
+        drop(first);
+        assert!(second.grow(TOGETHER));
+    }
+}

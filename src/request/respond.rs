@@ -1,0 +1,314 @@
+//! Answers to the client: the upstream's passed on, and errors of ours in the service's dialect.
+//!
+//! An error says what failed, where, why, and what to do. 502: a broken answer. 503: cannot be
+//! served now and nothing was done. 504: a deadline of ours, or an outcome that is not known.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+
+use super::attempt::{Answered, Unanswered};
+use super::call::Call;
+use super::headers;
+use super::record::{Record, failure_word};
+use super::stream::{Downstream, Passing, Watch};
+use crate::api::dialect;
+use crate::config::snapshot::{BackendId, Snapshot};
+use crate::endpoint::live::Endpoint;
+use crate::plan::orders;
+use crate::words::names::Kind as ServiceKind;
+use crate::words::outcome::{Failure, Kind, Phase, Side};
+use crate::words::units::show_duration;
+
+const BACKEND: HeaderName = HeaderName::from_static("x-tailhop-backend");
+const REASON: HeaderName = HeaderName::from_static("x-tailhop-reason");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// RFC 9209.
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+const RETRY_LEAST: Duration = Duration::from_secs(1);
+const RETRY_MOST: Duration = Duration::from_secs(60);
+
+/// Passes an upstream's answer on.
+pub(super) fn pass_on(
+    call: &Call<'_>,
+    answered: Answered,
+    mut record: Record,
+    id: HeaderValue,
+) -> Response<Downstream> {
+    let Answered {
+        response,
+        connection,
+        endpoint,
+    } = answered;
+    let (mut parts, body) = response.into_parts();
+    record.answered(parts.status, Some(active_name(call)));
+    headers::for_client(&mut parts.headers, call.route);
+    parts
+        .headers
+        .insert(BACKEND, value(endpoint.key.backend.as_str()));
+    parts.headers.insert(REASON, value(record.reason()));
+    parts.headers.insert(REQUEST_ID, id);
+    let watch = Watch::new(call.idle_bound(), call.total);
+    let body = Passing::new(body, connection, endpoint, record, watch);
+    Response::from_parts(parts, Downstream::Passing(Box::new(body)))
+}
+
+/// Says why there is no answer.
+pub(super) fn unanswered(
+    call: &Call<'_>,
+    why: Unanswered,
+    record: Record,
+    id: HeaderValue,
+) -> Response<Downstream> {
+    let problem = match why {
+        Unanswered::Refused { refusal, active } => {
+            let mut problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, refusal.as_str());
+            let backend = name(&call.live.snapshot, active.backend);
+            problem.text = format!(
+                "{} for {} cannot be served now: {}. Nothing was sent. Active is {backend} ({}).",
+                a_request(call),
+                call.service().name,
+                refusal.sentence(),
+                active.why.sentence(&call.live.snapshot.schedule.zone),
+            );
+            problem.retry_after = Some(RETRY_MOST);
+            problem
+        }
+        Unanswered::Failed {
+            failure,
+            endpoint,
+            missing,
+        } => of_failure(call, &failure, endpoint.as_ref(), missing),
+    };
+    write(call.service().kind, call.path, problem, record, id)
+}
+
+/// Says that the client's own body is at fault, or that the whole request took too long.
+pub(super) fn failed(
+    call: &Call<'_>,
+    failure: Failure,
+    record: Record,
+    id: HeaderValue,
+) -> Response<Downstream> {
+    unanswered(
+        call,
+        Unanswered::Failed {
+            failure,
+            endpoint: None,
+            missing: false,
+        },
+        record,
+        id,
+    )
+}
+
+/// Says that no route leads anywhere.
+pub(super) fn no_route(
+    snapshot: &Snapshot,
+    record: Record,
+    id: HeaderValue,
+) -> Response<Downstream> {
+    let mut problem = Problem::new(StatusCode::NOT_FOUND, "no-route");
+    let routes: Vec<_> = snapshot
+        .routes
+        .iter()
+        .map(|route| route.path.as_str())
+        .collect();
+    problem.text = format!(
+        "no route matches this path; the routes are {}. A route is a path prefix in routing.toml.",
+        routes.join(", ")
+    );
+    write(ServiceKind::Http, "/", problem, record, id)
+}
+
+/// An error of ours before it is put into a dialect.
+struct Problem {
+    status: StatusCode,
+    /// The word in `x-tailhop-reason` and the metric.
+    word: &'static str,
+    /// The error type of RFC 9209.
+    proxy_error: &'static str,
+    text: String,
+    retry_after: Option<Duration>,
+    close: bool,
+}
+
+impl Problem {
+    fn new(status: StatusCode, word: &'static str) -> Self {
+        Self {
+            status,
+            word,
+            proxy_error: "destination_unavailable",
+            text: String::new(),
+            retry_after: None,
+            close: false,
+        }
+    }
+}
+
+fn of_failure(
+    call: &Call<'_>,
+    failure: &Failure,
+    endpoint: Option<&Arc<Endpoint>>,
+    missing: bool,
+) -> Problem {
+    let changes = call.meaning.effect.changes();
+    let unknown = changes && failure.phase == Phase::Sent && failure.kind.side() != Side::Client;
+    let (status, proxy_error) = if unknown {
+        (StatusCode::GATEWAY_TIMEOUT, "http_response_timeout")
+    } else {
+        status(failure)
+    };
+    let mut problem = Problem::new(status, failure_word(failure, changes));
+    problem.proxy_error = proxy_error;
+    problem.close = failure.kind == Kind::ClientBody;
+    if missing {
+        problem.word = "data-missing";
+    }
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        let due = endpoint.map_or(RETRY_LEAST, |endpoint| endpoint.probe_due_in());
+        problem.retry_after = Some(due.clamp(RETRY_LEAST, RETRY_MOST));
+    }
+    problem.text = sentence(call, failure, endpoint, missing, unknown);
+    problem
+}
+
+/// The status of a failure, and its error type in RFC 9209.
+fn status(failure: &Failure) -> (StatusCode, &'static str) {
+    match failure.kind {
+        Kind::ClientBody | Kind::ClientGone => (StatusCode::BAD_REQUEST, "http_request_error"),
+        Kind::Refused => (StatusCode::SERVICE_UNAVAILABLE, "connection_refused"),
+        Kind::Silent => (StatusCode::SERVICE_UNAVAILABLE, "connection_timeout"),
+        Kind::UnknownName => (StatusCode::SERVICE_UNAVAILABLE, "dns_error"),
+        Kind::NotInTailnet => (StatusCode::SERVICE_UNAVAILABLE, "destination_ip_prohibited"),
+        Kind::HeadLate | Kind::IdleLate | Kind::TotalLate => {
+            (StatusCode::GATEWAY_TIMEOUT, "http_response_timeout")
+        }
+        Kind::BadAnswer => (StatusCode::BAD_GATEWAY, "http_protocol_error"),
+        Kind::Broken | Kind::Stale if failure.phase != Phase::Unsent => {
+            (StatusCode::BAD_GATEWAY, "connection_terminated")
+        }
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "destination_unavailable"),
+    }
+}
+
+fn sentence(
+    call: &Call<'_>,
+    failure: &Failure,
+    endpoint: Option<&Arc<Endpoint>>,
+    missing: bool,
+    unknown: bool,
+) -> String {
+    let mut text = format!("{} for {}", a_request(call), call.service().name);
+    if let Some(endpoint) = endpoint {
+        // Writing into a String cannot fail.
+        let _ = write!(text, " on {}", endpoint.key.backend);
+    }
+    let _ = write!(text, " failed: {failure}.");
+    if missing {
+        text += " Another backend lacks what was asked for, and the active one gave no answer.";
+    }
+    text += match (unknown, failure.phase, failure.kind) {
+        (true, ..) => {
+            " Outcome unknown: it was sent and the answer is lost; it may have been executed, or may still be when the backend wakes. Check before repeating it; it was not sent anywhere else."
+        }
+        (_, Phase::Unsent, kind) if kind.side() != Side::Client => " Nothing was sent.",
+        _ => "",
+    };
+    text += remedy(failure.kind);
+    let active = call.plan().active;
+    let zone = &call.live.snapshot.schedule.zone;
+    let _ = write!(
+        text,
+        " Active is {} ({}).",
+        name(&call.live.snapshot, active.backend),
+        active.why.sentence(zone)
+    );
+    if failure.phase == Phase::Unsent && failure.kind.side() == Side::Upstream {
+        let _ = write!(
+            text,
+            " Waited up to {}.",
+            show_duration(call.timeouts().wait)
+        );
+    }
+    text
+}
+
+fn remedy(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Refused => " Start the service on that machine, or let it listen on that port.",
+        Kind::Silent | Kind::Lost => " Wake the machine, or name another active backend.",
+        Kind::UnknownName | Kind::NotInTailnet => {
+            " Correct the backend's `host` in routing.toml, or `tailnet.name`."
+        }
+        Kind::DaemonAbsent => " Start tailscaled, or correct `tailnet.socket` in routing.toml.",
+        Kind::NotLoggedIn => " Log tailscaled in.",
+        _ => "",
+    }
+}
+
+fn a_request(call: &Call<'_>) -> &'static str {
+    match call.meaning.effect {
+        crate::words::effect::Effect::Read => "a read",
+        crate::words::effect::Effect::Inference => "an inference",
+        crate::words::effect::Effect::Write => "a write",
+        crate::words::effect::Effect::Admin => "an admin request",
+    }
+}
+
+fn write(
+    kind: ServiceKind,
+    path: &str,
+    problem: Problem,
+    record: Record,
+    id: HeaderValue,
+) -> Response<Downstream> {
+    let text = format!(
+        "tailhop: {} Request {}.",
+        problem.text,
+        id.to_str().unwrap_or_default()
+    );
+    let body = dialect::body(kind, path, problem.status, &text);
+    record.refused(problem.status, problem.word);
+    let mut response = Response::new(Downstream::Own(Bytes::from(body)));
+    *response.status_mut() = problem.status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(REASON, HeaderValue::from_static(problem.word));
+    headers.insert(REQUEST_ID, id);
+    let status = format!(
+        "tailhop; error={}; details=\"{}\"",
+        problem.proxy_error, problem.word
+    );
+    headers.insert(PROXY_STATUS, value(&status));
+    if let Some(after) = problem.retry_after {
+        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if problem.close {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// The name of the active backend for this request's effect.
+fn active_name<'a>(call: &Call<'a>) -> &'a str {
+    let now = call.proxy.clock.now();
+    let snapshot = &call.live.snapshot;
+    let active = orders::active(snapshot, call.route.service, call.meaning.effect, now);
+    name(snapshot, active.backend)
+}
+
+fn name(snapshot: &Snapshot, backend: BackendId) -> &str {
+    snapshot.backend(backend).name.as_str()
+}
+
+/// Our own words are always header values.
+fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("none"))
+}
