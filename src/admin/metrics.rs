@@ -1,0 +1,91 @@
+//! `/metrics`: sets the gauges of states from their owners, then prints all families.
+
+use super::Admin;
+use super::status::serves;
+use crate::config::snapshot::ServiceId;
+use crate::metrics::Metrics;
+use crate::plan::orders;
+use crate::plan::schedule::next_switch;
+use crate::reload::store::Live;
+use crate::words::effect::Effect;
+use crate::words::verdict::{Tunnel, Verdict};
+use jiff::Timestamp;
+
+impl Admin {
+    pub(super) fn metrics_text(&self) -> String {
+        let live = self.store.live();
+        // Services and backends that are gone must not linger.
+        for gauges in [
+            &self.metrics.verdict,
+            &self.metrics.backend_up,
+            &self.metrics.active,
+            &self.metrics.serving,
+            &self.metrics.idle_connections,
+            &self.metrics.pin_active,
+            &self.metrics.contradiction,
+        ] {
+            gauges.reset();
+        }
+        self.metrics.pin_expiry.reset();
+        self.metrics.next_switch.reset();
+        for service in live.snapshot.service_ids() {
+            endpoints(&self.metrics, &live, service, self.clock.now());
+            orders_of(&self.metrics, &live, service, self.clock.now());
+        }
+        let tunnel = self.tailnet.view().state;
+        for state in Tunnel::ALL {
+            let gauge = self.metrics.tunnel.with_label_values(&[state.as_str()]);
+            gauge.set(i64::from(*state == tunnel));
+        }
+        self.metrics.text()
+    }
+}
+
+fn endpoints(metrics: &Metrics, live: &Live, service: ServiceId, now: Timestamp) {
+    let active = orders::active(&live.snapshot, service, Effect::Read, now).backend;
+    let active = &live.snapshot.backend(active).name;
+    for endpoint in &live.endpoints[service.0] {
+        let labels = [endpoint.key.service.as_str(), endpoint.key.backend.as_str()];
+        let verdict = endpoint.verdict();
+        for state in Verdict::ALL {
+            let gauge = metrics
+                .verdict
+                .with_label_values(&[labels[0], labels[1], state.as_str()]);
+            gauge.set(i64::from(*state == verdict));
+        }
+        let set = |gauges: &prometheus::IntGaugeVec, on: bool| {
+            gauges.with_label_values(&labels).set(i64::from(on));
+        };
+        set(&metrics.backend_up, verdict == Verdict::Up);
+        set(&metrics.active, endpoint.key.backend == *active);
+        set(&metrics.serving, serves(endpoint));
+        let idle = [labels[0], labels[1], "idle"];
+        let count = i64::try_from(endpoint.idle.len()).unwrap_or(i64::MAX);
+        metrics.idle_connections.with_label_values(&idle).set(count);
+    }
+}
+
+fn orders_of(metrics: &Metrics, live: &Live, service: ServiceId, now: Timestamp) {
+    let snapshot = &live.snapshot;
+    let labels = [snapshot.service(service).name.as_str()];
+    let pin = orders::pin(snapshot, service, now);
+    let seconds = |at: Option<Timestamp>| at.map_or(0.0, |at| at.as_duration().as_secs_f64());
+    metrics
+        .pin_active
+        .with_label_values(&labels)
+        .set(i64::from(pin.is_some()));
+    metrics
+        .pin_expiry
+        .with_label_values(&labels)
+        .set(seconds(pin.and_then(|pin| pin.until)));
+    let next = next_switch(snapshot, service, now).map(|switch| switch.at);
+    metrics
+        .next_switch
+        .with_label_values(&labels)
+        .set(seconds(next));
+    let contradicts = orders::contradicts_schedule(snapshot, service, now);
+    metrics
+        .contradiction
+        .with_label_values(&labels)
+        .set(i64::from(contradicts));
+}

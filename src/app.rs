@@ -1,0 +1,338 @@
+//! The composition root: builds every owner, binds early, spawns, drains.
+//!
+//! The only place that knows all parts. One data thread serves requests, one control thread does
+//! everything else (probes, reload, admin), so that nothing asked of the latter stalls a stream.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::info;
+
+use crate::admin::{self, Admin};
+use crate::config::Report;
+use crate::health::prober::Prober;
+use crate::metrics::Metrics;
+use crate::reload::Inputs;
+use crate::reload::store::Store;
+use crate::reload::watch::Mode;
+use crate::request::record::AccessLog;
+use crate::request::{self, Proxy};
+use crate::tailnet::Tailnet;
+use crate::words::clock::Clock;
+
+/// How long requests may go on after the first signal: Cloud Run kills 10 s after SIGTERM.
+const DRAIN: Duration = Duration::from_secs(8);
+
+/// Why an instance could not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// No valid configuration.
+    Config(Box<Report>),
+    /// An address cannot be listened on.
+    Listen {
+        /// Its key in `routing.toml`.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// The machine gives no thread or runtime.
+    Machine(io::Error),
+}
+
+/// An instance that has its configuration and its addresses, and serves nothing yet.
+pub struct App {
+    store: Arc<Store>,
+    tailnet: Arc<Tailnet>,
+    metrics: Arc<Metrics>,
+    inputs: Inputs,
+    clock: Clock,
+    data: TcpListener,
+    admin: TcpListener,
+    started: Timestamp,
+    instance: String,
+    draining: watch::Sender<bool>,
+}
+
+/// The half of an instance that serves requests.
+pub struct DataHalf {
+    proxy: Arc<Proxy>,
+    listener: TcpListener,
+    draining: watch::Receiver<bool>,
+}
+
+/// The half of an instance that does everything else.
+pub struct ControlHalf {
+    store: Arc<Store>,
+    tailnet: Arc<Tailnet>,
+    admin: Arc<Admin>,
+    listener: TcpListener,
+    inputs: Inputs,
+}
+
+impl App {
+    /// Reads the configuration and binds its addresses.
+    ///
+    /// # Errors
+    /// What keeps the instance from starting.
+    pub async fn build(inputs: Inputs, clock: Clock, instance: String) -> Result<Self, StartError> {
+        let started = clock.now();
+        let metrics = Arc::new(Metrics::new());
+        metrics
+            .build_info
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1);
+        metrics.start_time.set(started.as_duration().as_secs_f64());
+        metrics
+            .watch_mode
+            .with_label_values(&[mode(inputs.mode)])
+            .set(1);
+        let snapshot = inputs
+            .first()
+            .await
+            .map_err(|report| StartError::Config(Box::new(report)))?;
+        let data = listen("listen.data", snapshot.listen.data)?;
+        let admin = listen("listen.admin", snapshot.listen.admin)?;
+        let tailnet = Arc::new(Tailnet::new(snapshot.tailnet.clone(), clock));
+        let store = Arc::new(Store::new(snapshot, Arc::clone(&metrics), clock));
+        let draining = watch::Sender::new(false);
+        Ok(Self {
+            store,
+            tailnet,
+            metrics,
+            inputs,
+            clock,
+            data,
+            admin,
+            started,
+            instance,
+            draining,
+        })
+    }
+
+    /// The address for the app.
+    pub fn data_address(&self) -> Option<SocketAddr> {
+        self.data.local_addr().ok()
+    }
+
+    /// The address for operators.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.local_addr().ok()
+    }
+
+    /// The metric families.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The two halves, and the switch that lets requests end and no new ones begin.
+    pub fn split(self, log: AccessLog) -> (DataHalf, ControlHalf, watch::Sender<bool>) {
+        let Self {
+            store,
+            tailnet,
+            metrics,
+            inputs,
+            clock,
+            ..
+        } = self;
+        let shared = (
+            Arc::clone(&store),
+            Arc::clone(&tailnet),
+            Arc::clone(&metrics),
+        );
+        let data = DataHalf {
+            proxy: Arc::new(Proxy::new(shared.0, shared.1, shared.2, log, clock)),
+            listener: self.data,
+            draining: self.draining.subscribe(),
+        };
+        let admin = Arc::new(Admin {
+            store: Arc::clone(&store),
+            tailnet: Arc::clone(&tailnet),
+            metrics,
+            clock,
+            instance: self.instance,
+            started: self.started,
+            draining: self.draining.subscribe(),
+        });
+        let control = ControlHalf {
+            store,
+            tailnet,
+            admin,
+            listener: self.admin,
+            inputs,
+        };
+        (data, control, self.draining)
+    }
+}
+
+impl DataHalf {
+    /// Serves requests until draining, and then those that had begun.
+    ///
+    /// # Errors
+    /// The listener cannot be used.
+    pub async fn serve(self) -> io::Result<()> {
+        let listener = tokio::net::TcpListener::from_std(self.listener)?;
+        request::accept::serve(self.proxy, listener, self.draining).await;
+        Ok(())
+    }
+}
+
+impl ControlHalf {
+    /// Does everything else, for ever.
+    ///
+    /// # Errors
+    /// The listener cannot be used, or a part ended that never should.
+    pub async fn run(self) -> io::Result<()> {
+        let listener = tokio::net::TcpListener::from_std(self.listener)?;
+        let Self {
+            store,
+            tailnet,
+            admin,
+            inputs,
+            ..
+        } = self;
+        let clock = admin.clock;
+        let metrics = Arc::clone(&admin.metrics);
+        let prober = Prober {
+            store: Arc::clone(&store),
+            tailnet: Arc::clone(&tailnet),
+            metrics: Arc::clone(&metrics),
+            clock,
+        };
+        let mut parts = JoinSet::new();
+        parts.spawn(admin::serve(admin, listener));
+        parts.spawn(Arc::clone(&tailnet).watch());
+        parts.spawn(prober.run());
+        parts.spawn(admin::changes::watch(Arc::clone(&store), metrics, clock));
+        parts.spawn(retune(Arc::clone(&store), tailnet));
+        parts.spawn(inputs.follow(store));
+        // None of them ever ends; if one does, the instance must not go on half alive.
+        let ended = parts.join_next().await;
+        Err(io::Error::other(format!(
+            "a part of the control thread ended: {ended:?}"
+        )))
+    }
+}
+
+/// Hands new tailnet settings to the tailnet.
+async fn retune(store: Arc<Store>, tailnet: Arc<Tailnet>) {
+    let mut changes = store.changes();
+    while changes.changed().await.is_ok() {
+        tailnet.reconfigure(store.live().snapshot.tailnet.clone());
+    }
+}
+
+/// Runs an instance on this thread and one more, until a signal ends it.
+///
+/// # Errors
+/// What kept it from starting, or ended it.
+pub fn run(inputs: Inputs, instance: String) -> Result<(), StartError> {
+    let control = runtime().map_err(StartError::Machine)?;
+    control.block_on(async {
+        let app = App::build(inputs, Clock::system(), instance).await?;
+        let log = AccessLog::stdout(app.metrics()).map_err(StartError::Machine)?;
+        announce(&app);
+        let (data, control, draining) = app.split(log);
+        let ended = on_data_thread(data).map_err(StartError::Machine)?;
+        tokio::select! {
+            failed = control.run() => failed.map_err(StartError::Machine),
+            ended = until_told(draining, ended) => ended.map_err(StartError::Machine),
+        }
+    })
+}
+
+/// Starts the data thread; what it ended with comes back.
+fn on_data_thread(data: DataHalf) -> io::Result<oneshot::Receiver<io::Result<()>>> {
+    let (tell, ended) = oneshot::channel();
+    let runtime = runtime()?;
+    std::thread::Builder::new()
+        .name("data".to_owned())
+        .spawn(move || {
+            // The receiver is gone only when the process is ending.
+            let _ = tell.send(runtime.block_on(data.serve()));
+        })?;
+    Ok(ended)
+}
+
+/// Returns when requests have ended after a signal, at the latest after [`DRAIN`] or a second
+/// signal.
+async fn until_told(
+    draining: watch::Sender<bool>,
+    mut ended: oneshot::Receiver<io::Result<()>>,
+) -> io::Result<()> {
+    tokio::select! {
+        signal = signal()? => info!(signal, "draining"),
+        ended = &mut ended => return ended.unwrap_or_else(|_| Err(io::Error::other("the data thread died"))),
+    }
+    draining.send_replace(true);
+    tokio::select! {
+        second = signal()? => info!(signal = second, "not waiting any longer"),
+        _ = timeout(DRAIN, ended) => {}
+    }
+    Ok(())
+}
+
+/// The next SIGTERM or SIGINT.
+fn signal() -> io::Result<impl Future<Output = &'static str>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    })
+}
+
+fn announce(app: &App) {
+    let live = app.store.live();
+    for warning in &live.snapshot.warnings {
+        tracing::warn!(code = warning.code, "{}", warning.message);
+    }
+    if live.snapshot.origin.stand_in {
+        tracing::error!(
+            path = %live.snapshot.origin.path.display(),
+            "the stand-in configuration is in use; writes of data services are refused"
+        );
+    }
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        data = app.data_address().map(tracing::field::display),
+        admin = app.admin_address().map(tracing::field::display),
+        config = %live.snapshot.origin.path.display(),
+        "listening"
+    );
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+}
+
+fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    let bound = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    bound.map_err(|error| StartError::Listen {
+        key,
+        address,
+        error,
+    })
+}
+
+fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Auto => "events",
+        Mode::Poll => "poll",
+    }
+}
