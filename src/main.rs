@@ -1,2 +1,7 @@
 //! The binary: everything lives in the library.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tailhop::cli::main()
+}

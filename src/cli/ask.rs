@@ -1,0 +1,51 @@
+//! Asks a running instance one thing.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::HOST;
+use http::{HeaderValue, Request, StatusCode};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// An instance on this machine answers within this, or something is wrong with it.
+const WITHIN: Duration = Duration::from_secs(2);
+/// More than any page of ours.
+const ANSWER_MAX: usize = 16 * 1024 * 1024;
+
+/// `GET path` at `address`.
+pub(super) async fn get(address: SocketAddr, path: &str) -> Result<(StatusCode, String), String> {
+    match timeout(WITHIN, ask(address, path)).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(format!("no instance answers on {address}: {error}")),
+        Err(_) => Err(format!(
+            "no instance answers on {address} within {} s",
+            WITHIN.as_secs()
+        )),
+    }
+}
+
+async fn ask(
+    address: SocketAddr,
+    path: &str,
+) -> Result<(StatusCode, String), Box<dyn std::error::Error + Send + Sync>> {
+    let stream = TcpStream::connect(address).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let mut request = Request::new(Empty::<Bytes>::new());
+    *request.uri_mut() = path.parse()?;
+    request
+        .headers_mut()
+        .insert(HOST, HeaderValue::from_str(&address.to_string())?);
+    let answer = sender.send_request(request).await?;
+    let status = answer.status();
+    let body = Limited::new(answer.into_body(), ANSWER_MAX)
+        .collect()
+        .await?
+        .to_bytes();
+    Ok((status, String::from_utf8(body.into())?))
+}

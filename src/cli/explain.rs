@@ -1,0 +1,292 @@
+//! `tailhop explain`: asks the very functions that traffic asks.
+
+use std::fmt::Write as _;
+
+use clap::Args;
+use http::Method;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::run::render;
+use super::{AdminArg, COULD_NOT_ASK, NO, ask, block_on};
+use crate::admin::status::{Status, show_time};
+use crate::api;
+use crate::config::snapshot::{Route, Snapshot};
+use crate::config::{Environment, load, read};
+use crate::plan::candidates::{Plan, excluded, plan};
+use crate::plan::route::{match_route, upstream_path};
+use crate::plan::schedule::next_switch;
+use crate::words::effect::Meaning;
+use crate::words::verdict::Verdict;
+
+/// Arguments of `explain`.
+#[derive(Args)]
+pub(super) struct Explain {
+    /// The request's method.
+    method: Method,
+    /// The request's path, as the app sends it.
+    path: String,
+    /// At another time: an instant such as 2025-02-17T00:00:00+09:00. Verdicts then count as
+    /// unknown; without it they are asked from the running instance.
+    #[arg(long, value_name = "TIME")]
+    at: Option<Timestamp>,
+    #[command(flatten)]
+    admin: AdminArg,
+    /// Print it as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The answer.
+#[derive(Serialize)]
+struct Explanation {
+    method: String,
+    path: String,
+    at: String,
+    verdicts: &'static str,
+    route: Option<String>,
+    service: Option<String>,
+    upstream_path: Option<String>,
+    effect: Option<&'static str>,
+    op: Option<&'static str>,
+    active: Option<Active>,
+    candidates: Vec<Candidate>,
+    excluded: Vec<Excluded>,
+    refusal: Option<&'static str>,
+    next_switch: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Active {
+    backend: String,
+    why: String,
+    sentence: String,
+}
+
+#[derive(Serialize)]
+struct Candidate {
+    backend: String,
+    reason: String,
+    verdict: &'static str,
+}
+
+#[derive(Serialize)]
+struct Excluded {
+    backend: String,
+    reason: &'static str,
+}
+
+impl Explain {
+    pub(super) fn run(self) -> u8 {
+        let source = read(&self.admin.config.path());
+        let snapshot = match source.and_then(|from| load(&from, &Environment::from_process())) {
+            Ok(snapshot) => snapshot,
+            Err(report) => {
+                eprint!("{}", render(&report));
+                return COULD_NOT_ASK;
+            }
+        };
+        let explanation = self.explain(&snapshot);
+        if self.json {
+            println!(
+                "{}",
+                serde_json::to_string_pretty(&explanation).unwrap_or_default()
+            );
+        } else {
+            print!("{}", explanation.show());
+        }
+        if explanation.candidates.is_empty() {
+            NO
+        } else {
+            0
+        }
+    }
+
+    fn explain(&self, snapshot: &Snapshot) -> Explanation {
+        let now = self.at.unwrap_or_else(Timestamp::now);
+        let path = self.path.split(['?', '#']).next().unwrap_or_default();
+        let (status, verdicts) = match self.at {
+            Some(_) => (None, "unknown (another time)"),
+            None => match self.running() {
+                Some(status) => (Some(status), "of the running instance"),
+                None => (None, "unknown (no instance answers)"),
+            },
+        };
+        let nothing = Explanation::nothing(
+            self.method.as_str(),
+            path,
+            show_time(snapshot, now),
+            verdicts,
+        );
+        match match_route(snapshot, path) {
+            None => nothing,
+            Some(route) => {
+                let verdicts = verdicts_of(snapshot, route, status.as_ref());
+                nothing.of(snapshot, route, &self.method, &verdicts, now)
+            }
+        }
+    }
+
+    fn running(&self) -> Option<Status> {
+        let (_, text) = block_on(ask::get(self.admin.address(), "/status")).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+}
+
+/// The verdicts that the instance tells, in the order of the service's backends.
+fn verdicts_of(snapshot: &Snapshot, route: &Route, status: Option<&Status>) -> Vec<Verdict> {
+    let service = snapshot.service(route.service);
+    let told = status.and_then(|status| {
+        status
+            .services
+            .iter()
+            .find(|told| told.name == service.name.as_str())
+    });
+    let of = |name: &str| {
+        let backend = told?.backends.iter().find(|backend| backend.name == name)?;
+        Verdict::ALL
+            .iter()
+            .find(|verdict| verdict.as_str() == backend.verdict)
+            .copied()
+    };
+    (service.backends.iter())
+        .map(|id| of(snapshot.backend(*id).name.as_str()).unwrap_or(Verdict::Unknown))
+        .collect()
+}
+
+impl Explanation {
+    fn nothing(method: &str, path: &str, at: String, verdicts: &'static str) -> Self {
+        Self {
+            method: method.to_owned(),
+            path: path.to_owned(),
+            at,
+            verdicts,
+            route: None,
+            service: None,
+            upstream_path: None,
+            effect: None,
+            op: None,
+            active: None,
+            candidates: Vec::new(),
+            excluded: Vec::new(),
+            refusal: None,
+            next_switch: None,
+        }
+    }
+
+    fn of(
+        mut self,
+        snapshot: &Snapshot,
+        route: &Route,
+        method: &Method,
+        verdicts: &[Verdict],
+        now: Timestamp,
+    ) -> Self {
+        let service = snapshot.service(route.service);
+        let upstream = upstream_path(route, service.kind, &self.path).into_owned();
+        let meaning = api::meaning(service.kind, method, &upstream);
+        let plan = plan(snapshot, route.service, meaning, verdicts, now);
+        self.route = Some(route.path.clone());
+        self.service = Some(service.name.to_string());
+        self.upstream_path = Some(upstream);
+        self.effect = Some(meaning.effect.as_str());
+        self.op = Some(meaning.op);
+        self.excluded = excluded_of(snapshot, route, meaning, &plan, now);
+        self.candidates = candidates_of(snapshot, route, &plan, verdicts);
+        self.refusal = plan.refusal.map(|refusal| refusal.sentence());
+        self.active = Some(Active {
+            backend: snapshot.backend(plan.active.backend).name.to_string(),
+            why: plan.active.why.as_str().to_owned(),
+            sentence: plan.active.why.sentence(&snapshot.schedule.zone),
+        });
+        self.next_switch = next_switch(snapshot, route.service, now).map(|switch| {
+            let to = &snapshot.backend(switch.to).name;
+            format!("{} to {to}", show_time(snapshot, switch.at))
+        });
+        self
+    }
+
+    fn show(&self) -> String {
+        let mut text = format!("{} {} at {}\n", self.method, self.path, self.at);
+        // Writing into a String cannot fail.
+        let (Some(route), Some(active)) = (&self.route, &self.active) else {
+            return text + "  no route matches this path\n";
+        };
+        let or = |word: &Option<String>| word.clone().unwrap_or_default();
+        let _ = writeln!(text, "  route     {route} to service {}", or(&self.service));
+        let _ = writeln!(text, "  upstream  {}", or(&self.upstream_path));
+        let _ = writeln!(
+            text,
+            "  effect    {} ({})",
+            self.effect.unwrap_or_default(),
+            self.op.unwrap_or_default()
+        );
+        let _ = writeln!(text, "  active    {}: {}", active.backend, active.sentence);
+        if let Some(refusal) = self.refusal {
+            let _ = writeln!(text, "  refused   503: {refusal}");
+        }
+        for (place, candidate) in self.candidates.iter().enumerate() {
+            let Candidate {
+                backend,
+                reason,
+                verdict,
+            } = candidate;
+            let _ = writeln!(
+                text,
+                "  {}.        {backend}: {reason} [{verdict}]",
+                place + 1
+            );
+        }
+        for Excluded { backend, reason } in &self.excluded {
+            let _ = writeln!(text, "  not       {backend}: {reason}");
+        }
+        if let Some(next) = &self.next_switch {
+            let _ = writeln!(text, "  next      {next}");
+        }
+        let _ = writeln!(text, "  verdicts  {}", self.verdicts);
+        text
+    }
+}
+
+fn candidates_of(
+    snapshot: &Snapshot,
+    route: &Route,
+    plan: &Plan,
+    verdicts: &[Verdict],
+) -> Vec<Candidate> {
+    let offering = &snapshot.service(route.service).backends;
+    let verdict = |backend| {
+        let place = offering.iter().position(|id| *id == backend);
+        place
+            .and_then(|place| verdicts.get(place))
+            .copied()
+            .unwrap_or(Verdict::Unknown)
+    };
+    (plan.candidates.iter())
+        .map(|candidate| Candidate {
+            backend: snapshot.backend(candidate.backend).name.to_string(),
+            reason: candidate.reason.word(),
+            verdict: verdict(candidate.backend).as_str(),
+        })
+        .collect()
+}
+
+fn excluded_of(
+    snapshot: &Snapshot,
+    route: &Route,
+    meaning: Meaning,
+    plan: &Plan,
+    now: Timestamp,
+) -> Vec<Excluded> {
+    let offering = snapshot.service(route.service).backends.iter();
+    offering
+        .filter_map(|id| {
+            let why = excluded(snapshot, route.service, meaning, &plan.active, *id, now)?;
+            let backend = snapshot.backend(*id).name.to_string();
+            Some(Excluded {
+                backend,
+                reason: why.sentence(),
+            })
+        })
+        .collect()
+}

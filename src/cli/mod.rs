@@ -1,0 +1,177 @@
+//! The command line: arguments, exit codes, printing.
+//!
+//! Answers go to stdout, diagnostics to stderr. Exit codes: 0 yes, 1 no, 2 wrong usage or could
+//! not ask; `health` only 0 or 1; `run` 78 for an invalid configuration and 125 when tailhop
+//! itself failed.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "printing is what it is for"
+)]
+
+mod ask;
+mod check;
+mod demo;
+mod explain;
+mod health;
+mod run;
+mod status;
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Environment, load, read};
+
+/// `run`: the configuration is invalid (`EX_CONFIG` of sysexits).
+const INVALID_CONFIG: u8 = 78;
+/// `run`: tailhop itself failed.
+const FAILED: u8 = 125;
+const NO: u8 = 1;
+const COULD_NOT_ASK: u8 = 2;
+
+/// Where the configuration is looked for without `--config` and `TAILHOP_CONFIG`.
+const PLACES: [&str; 2] = ["config/routing.toml", "/etc/tailhop/routing.toml"];
+/// Where an instance is asked if no configuration says where it listens.
+const ADMIN: &str = "127.0.0.1:9484";
+
+/// One local address for the models and vectors on your tailnet.
+#[derive(Parser)]
+#[command(name = "tailhop", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve: the proxy on `listen.data`, metrics, health and status on `listen.admin`.
+    #[command(
+        after_help = "Example:\n  tailhop run --config /mnt/ops/routing.toml --config /etc/tailhop/routing.toml"
+    )]
+    Run(run::Run),
+    /// Check a configuration: every problem at once, with its place and remedy.
+    #[command(
+        after_help = "Example:\n  tailhop check config/routing.toml && echo fine\n\nExit: 0 valid, 1 not."
+    )]
+    Check(check::Check),
+    /// Say where a request would go, and why.
+    #[command(
+        after_help = "Example:\n  tailhop explain POST /qdrant/collections/c/points/query --at 2025-02-17T00:00:00+09:00\n\nExit: 0 it has a candidate, 1 it has none, 2 the configuration is invalid."
+    )]
+    Explain(explain::Explain),
+    /// Say which backend is active and why, as the running instance sees it.
+    #[command(
+        after_help = "Example:\n  tailhop status --json | jq .services[].active.backend\n\nExit: 0 answered, 2 no instance answers."
+    )]
+    Status(status::StatusArgs),
+    /// Probe the running instance, for HEALTHCHECK: liveness, or with --ready readiness.
+    #[command(
+        after_help = "Example:\n  HEALTHCHECK CMD [\"tailhop\", \"health\"]\n\nExit: 0 yes, 1 no."
+    )]
+    Health(health::Health),
+    /// Show it all on this machine: two stand-in Macs on loopback and the proxy before them.
+    #[command(
+        after_help = "Examples:\n  tailhop demo            # serves until Ctrl-C; prints lines to try\n  tailhop demo --story    # plays the nine steps alone; exit 0 if each went right"
+    )]
+    Demo(demo::Demo),
+}
+
+/// Where the configuration is.
+#[derive(Args, Clone)]
+struct ConfigArg {
+    /// The configuration [default: `TAILHOP_CONFIG`, else config/routing.toml, else
+    /// /etc/tailhop/routing.toml].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Whom to ask.
+#[derive(Args, Clone)]
+struct AdminArg {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// The admin address of the instance [default: `listen.admin` of the configuration].
+    #[arg(long, value_name = "ADDRESS", env = "TAILHOP_ADMIN")]
+    admin: Option<SocketAddr>,
+}
+
+/// Parses the arguments and does what they say.
+pub fn main() -> ExitCode {
+    let code = match Cli::parse().command {
+        Command::Run(run) => run.run(),
+        Command::Check(check) => check.run(),
+        Command::Explain(explain) => explain.run(),
+        Command::Status(status) => status.run(),
+        Command::Health(health) => health.run(),
+        Command::Demo(demo) => demo.run(),
+    };
+    ExitCode::from(code)
+}
+
+impl ConfigArg {
+    fn path(&self) -> PathBuf {
+        path_of(self.config.as_deref(), std::env::var_os("TAILHOP_CONFIG"))
+    }
+}
+
+/// The first that is named, else the first that is there, else the first of all.
+fn path_of(argument: Option<&Path>, variable: Option<OsString>) -> PathBuf {
+    if let Some(path) = argument {
+        return path.to_owned();
+    }
+    if let Some(path) = variable.filter(|path| !path.is_empty()) {
+        return path.into();
+    }
+    let there = PLACES.iter().find(|place| Path::new(place).exists());
+    there.unwrap_or(&PLACES[0]).into()
+}
+
+impl AdminArg {
+    /// The address to ask: as given, as configured, or the default.
+    fn address(&self) -> SocketAddr {
+        let configured = || {
+            let source = read(&self.config.path()).ok()?;
+            let snapshot = load(&source, &Environment::from_process()).ok()?;
+            Some(snapshot.listen.admin)
+        };
+        self.admin.or_else(configured).unwrap_or_else(|| {
+            ADMIN
+                .parse()
+                .unwrap_or_else(|_| SocketAddr::from(([127, 0, 0, 1], 9484)))
+        })
+    }
+}
+
+/// A runtime for a command that asks something and ends.
+fn block_on<T>(question: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime
+        .map_err(|error| error.to_string())?
+        .block_on(question)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_named_configuration_beats_the_variable_and_both_beat_the_usual_places() {
+        let named = Path::new("a.toml");
+        assert_eq!(path_of(Some(named), Some("b.toml".into())), named);
+        assert_eq!(path_of(None, Some("b.toml".into())), Path::new("b.toml"));
+        assert_eq!(path_of(None, Some(OsString::new())), path_of(None, None));
+    }
+}

@@ -1,0 +1,123 @@
+//! `tailhop run`.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+use super::{ConfigArg, FAILED, INVALID_CONFIG};
+use crate::app::{self, StartError};
+use crate::config::{Environment, Report};
+use crate::reload::Inputs;
+use crate::reload::watch::Mode;
+
+/// Arguments of `run`.
+#[derive(Args)]
+pub(super) struct Run {
+    /// The configuration; given twice, the second one is the copy that stands in for the first
+    /// while that is invalid or missing [default: `TAILHOP_CONFIG`, else config/routing.toml,
+    /// else /etc/tailhop/routing.toml].
+    #[arg(long, value_name = "FILE")]
+    config: Vec<PathBuf>,
+    /// How changes of the configuration are noticed: events and polling, or polling alone.
+    #[arg(long, value_enum, default_value_t = Watch::Auto)]
+    watch: Watch,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Watch {
+    Auto,
+    Poll,
+}
+
+impl Run {
+    pub(super) fn run(self) -> u8 {
+        let environment = Environment::from_process();
+        start_log();
+        let mut files = self.config.into_iter();
+        let truth = files
+            .next()
+            .unwrap_or_else(|| ConfigArg { config: None }.path());
+        let stand_in = files.next();
+        if files.next().is_some() {
+            eprintln!("error: --config can be given twice: the file, and the copy that stands in");
+            return super::COULD_NOT_ASK;
+        }
+        let mode = match self.watch {
+            Watch::Auto => Mode::Auto,
+            Watch::Poll => Mode::Poll,
+        };
+        match app::run(
+            Inputs {
+                truth,
+                stand_in,
+                environment,
+                mode,
+            },
+            instance(),
+        ) {
+            Ok(()) => 0,
+            Err(error) => explain(&error),
+        }
+    }
+}
+
+fn explain(error: &StartError) -> u8 {
+    match error {
+        StartError::Config(report) => {
+            eprint!("{}", render(report));
+            INVALID_CONFIG
+        }
+        StartError::Listen {
+            key,
+            address,
+            error,
+        } => {
+            eprintln!("error: {key}: cannot listen on {address}: {error}");
+            eprintln!("help: end what listens there, or set another `{key}` in routing.toml");
+            FAILED
+        }
+        StartError::Machine(error) => {
+            eprintln!("error: {error}");
+            FAILED
+        }
+    }
+}
+
+/// A report for a terminal, or without colour elsewhere.
+pub(super) fn render(report: &Report) -> String {
+    report.render(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+}
+
+/// Diagnostics to stderr: readable on a terminal, JSON elsewhere. `LOG_LEVEL` says how much.
+fn start_log() {
+    let level = std::env::var("LOG_LEVEL").unwrap_or_default();
+    let filter = EnvFilter::try_new(if level.is_empty() { "info" } else { &level })
+        .unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        log.with_target(false).init();
+    } else {
+        log.json().flatten_event(true).with_target(false).init();
+    }
+}
+
+/// A name that tells instances apart: the revision or host, and a random part, as all instances
+/// of a Cloud Run revision share both.
+fn instance() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    let revision = std::env::var("K_REVISION")
+        .ok()
+        .filter(|revision| !revision.is_empty());
+    let host = || {
+        rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned()
+    };
+    let random = RandomState::new().hash_one(std::process::id()) & 0xffff_ffff;
+    format!("{}-{random:08x}", revision.unwrap_or_else(host))
+}
