@@ -1,3 +1,48 @@
-//! placeholder
+//! The configuration: `routing.toml` and four environment variables become one immutable
+//! [`Snapshot`], or a [`Report`] of everything that is wrong with them.
+//!
+//! Owns the shape of the file, its defaults, every check and every problem with its place. Must
+//! not watch, swap, serve or ask the clock: [`load`] is pure, and what depends on the time of day
+//! is decided by `plan` when a request comes. Invariant: a file that is empty, half-written or
+//! wrong in any way never becomes a snapshot; it becomes a report of all its problems at once.
+
+mod codes;
+pub mod defaults;
+mod diff;
+mod env;
+mod moment;
 pub mod problem;
+mod raw;
 pub mod snapshot;
+mod source;
+mod validate;
+
+#[cfg(test)]
+mod tests;
+
+pub use diff::changes;
+pub use env::Environment;
+pub use problem::{Place, Problem, Report, Severity};
+pub use snapshot::Snapshot;
+pub use source::{Source, read};
+
+use problem::Problems;
+
+/// The configuration that `source` and `env` make together.
+///
+/// Its `generation` is 0 and its origin no stand-in: who swaps it in sets both.
+///
+/// # Errors
+/// All problems of the file and of the environment, warnings among them.
+pub fn load(source: &Source, env: &Environment) -> Result<Snapshot, Report> {
+    let mut problems = Problems::new(source);
+    let root = raw::read(source, env, &mut problems);
+    let snapshot = validate::snapshot(&root, source, env, &mut problems);
+    match (snapshot, problems.sorted()) {
+        (Some(mut snapshot), found) if !found.iter().any(Problem::is_error) => {
+            snapshot.warnings = found;
+            Ok(snapshot)
+        }
+        (_, found) => Err(Report::new(source, found)),
+    }
+}

@@ -284,4 +284,12 @@ impl Fallback {
         ("reads", Self::Reads),
         ("none", Self::None),
     ];
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        Self::WORDS
+            .iter()
+            .find(|(_, fallback)| *fallback == self)
+            .map_or("", |(word, _)| word)
+    }
 }

@@ -1,0 +1,278 @@
+//! What the values of the file mean together with the environment: the way to a [`Snapshot`].
+//!
+//! Owns the checks that need more than one value; those of one value are in `raw`. Reports every
+//! problem it can see and goes on with what is left. Invariant: a snapshot comes out only where
+//! its parts are whole; whether it may be used, the caller decides by the errors reported.
+
+mod addresses;
+mod backends;
+mod orders;
+mod routes;
+mod schedule;
+mod services;
+mod timeouts;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::codes::{self, Code};
+use super::defaults;
+use super::env::{self, Environment};
+use super::moment::Moment;
+use super::problem::{Problems, list, quote, suggest};
+use super::raw::{At, Table};
+use super::snapshot::{Backend, BackendId, Origin, Service, ServiceId, Snapshot};
+use super::source::Source;
+
+/// What the checks share. Filled from top to bottom, as each part needs those before it.
+struct Scope<'a> {
+    root: &'a Table,
+    env: &'a Environment,
+    /// `None`: unknown, and reported. Then times without an offset mean nothing.
+    zone: Option<TimeZone>,
+    backends: Vec<Backend>,
+    services: Vec<Service>,
+}
+
+/// The snapshot that the tables of the file and the environment make.
+pub(super) fn snapshot(
+    root: &Table,
+    source: &Source,
+    env: &Environment,
+    problems: &mut Problems<'_>,
+) -> Option<Snapshot> {
+    not_nothing(root, problems);
+    let zone = schedule::zone(root, problems);
+    let mut scope = Scope {
+        root,
+        env,
+        zone,
+        backends: Vec::new(),
+        services: Vec::new(),
+    };
+    let listen = addresses::listen(root, problems);
+    let tailnet = addresses::tailnet(&scope, problems);
+    scope.backends = backends::read(&scope, problems);
+    scope.services = services::read(&scope, problems);
+    addresses::clashes(&scope, listen, &tailnet, problems);
+    let routes = routes::read(&scope, problems);
+    let active_backend = orders::active_backend(&scope, problems);
+    let pins = orders::pins(&scope, problems);
+    let schedule = schedule::read(&scope, active_backend, problems)?;
+    let origin = Origin {
+        path: source.path().to_owned(),
+        hash: source.hash().to_owned(),
+        stand_in: false,
+    };
+    Some(Snapshot {
+        generation: 0,
+        origin,
+        listen,
+        tailnet,
+        backends: scope.backends,
+        services: scope.services,
+        routes,
+        schedule,
+        pins,
+        active_backend,
+        warnings: Vec::new(),
+    })
+}
+
+/// A file without machines or without services is half of one, or another file.
+fn not_nothing(root: &Table, problems: &mut Problems<'_>) {
+    for (key, what) in [("backends", "machines"), ("services", "services")] {
+        let message = format!("no {what}: [{key}] is missing or empty");
+        let help = format!("the smallest valid file is\n\n{}", defaults::SMALLEST);
+        if !root.has(key) {
+            problems.outside(codes::MISSING, message).help(help);
+        } else if root
+            .get::<&Table>(key)
+            .is_some_and(|table| table.value.is_empty())
+        {
+            problems
+                .at(codes::MISSING, root.span_of(key), message)
+                .help(help);
+        }
+    }
+}
+
+impl Scope<'_> {
+    /// The instant under `key`.
+    fn instant(&self, table: &Table, key: &str, problems: &mut Problems<'_>) -> Option<Timestamp> {
+        let At { value, span } = table.get::<Moment>(key)?;
+        match value.instant(self.zone.as_ref()?) {
+            Ok(instant) => Some(instant),
+            Err(ambiguous) => {
+                let (message, help) = ambiguous.message_and_help(key);
+                problems.at(codes::NO_INSTANT, &span, message).help(help);
+                None
+            }
+        }
+    }
+
+    /// The backend under `key`.
+    fn backend(
+        &self,
+        table: &Table,
+        key: &str,
+        problems: &mut Problems<'_>,
+    ) -> Option<At<BackendId>> {
+        let At { value, span } = table.get::<&str>(key)?;
+        let id = self.backend_named(value, &span, problems)?;
+        Some(At { value: id, span })
+    }
+
+    /// The backend that is named at `span`.
+    fn backend_named(
+        &self,
+        name: &str,
+        span: &std::ops::Range<usize>,
+        problems: &mut Problems<'_>,
+    ) -> Option<BackendId> {
+        let found = self
+            .backends
+            .iter()
+            .position(|backend| backend.name.as_str() == name);
+        // A name that is no name was reported where it is defined.
+        if found.is_none() && !self.root.table("backends").has(name) {
+            problems
+                .at(
+                    codes::REFERENCE,
+                    span,
+                    format!("backend {} is not defined", quote(name)),
+                )
+                .label("not in [backends]")
+                .help(suggest(name, self.backend_names()));
+        }
+        found.map(BackendId)
+    }
+
+    /// The service that is named at `span`.
+    fn service_named(
+        &self,
+        name: &str,
+        span: &std::ops::Range<usize>,
+        problems: &mut Problems<'_>,
+    ) -> Option<ServiceId> {
+        let found = self
+            .services
+            .iter()
+            .position(|service| service.name.as_str() == name);
+        if found.is_none() && !self.root.table("services").has(name) {
+            let names = self.services.iter().map(|service| service.name.as_str());
+            problems
+                .at(
+                    codes::REFERENCE,
+                    span,
+                    format!("service {} is not defined", quote(name)),
+                )
+                .label("not in [services]")
+                .help(suggest(name, names));
+        }
+        found.map(ServiceId)
+    }
+
+    /// The services that an order or a switch is for; `None` for all.
+    ///
+    /// A backend that does not offer one of them can do nothing for it.
+    fn services_of(
+        &self,
+        table: &Table,
+        to: Option<&At<BackendId>>,
+        problems: &mut Problems<'_>,
+    ) -> Option<Vec<ServiceId>> {
+        let Some(At { value: names, span }) = table.get::<&[At<String>]>("services") else {
+            self.offered_by(to, problems);
+            return None;
+        };
+        if names.is_empty() {
+            problems
+                .at(codes::VALUE, &span, "services names none")
+                .help("name one, or leave the key out for all services");
+        }
+        let mut ids = Vec::new();
+        for name in names {
+            let Some(id) = self.service_named(&name.value, &name.span, problems) else {
+                continue;
+            };
+            if ids.contains(&id) {
+                twice(&name.value, &name.span, problems);
+            } else {
+                ids.push(id);
+            }
+            let Some(to) = to else { continue };
+            if !self.services[id.0].backends.contains(&to.value) {
+                let backend = &self.backends[to.value.0].name;
+                let message = format!("backend {backend} does not offer service {}", name.value);
+                problems
+                    .at(codes::REFERENCE, &name.span, message)
+                    .help(format!("add {backend} to services.{}.backends", name.value));
+            }
+        }
+        Some(ids)
+    }
+
+    /// Warns of services that a backend does not offer and is made active for.
+    fn offered_by(&self, to: Option<&At<BackendId>>, problems: &mut Problems<'_>) {
+        let Some(to) = to else { return };
+        if let Some(without) = self.not_offered(to.value) {
+            problems
+                .at(
+                    codes::NOT_OFFERED,
+                    &to.span,
+                    self.not_offered_message(to.value, &without),
+                )
+                .help("name the services it is for, in services = [..], if the rest is not meant");
+        }
+    }
+
+    /// The services that `backend` does not offer, as a list in words.
+    fn not_offered(&self, backend: BackendId) -> Option<String> {
+        let without: Vec<&str> = self
+            .services
+            .iter()
+            .filter(|service| !service.backends.contains(&backend))
+            .map(|service| service.name.as_str())
+            .collect();
+        (!without.is_empty()).then(|| list(without))
+    }
+
+    fn not_offered_message(&self, backend: BackendId, without: &str) -> String {
+        let name = &self.backends[backend.0].name;
+        format!("backend {name} is made active for every service, and does not offer {without}")
+    }
+
+    fn backend_names(&self) -> impl Iterator<Item = &str> {
+        self.backends.iter().map(|backend| backend.name.as_str())
+    }
+}
+
+/// Reports a word that stands in a list for the second time.
+fn twice(name: &str, span: &std::ops::Range<usize>, problems: &mut Problems<'_>) {
+    problems
+        .at(
+            codes::TWICE,
+            span,
+            format!("{} is listed twice", quote(name)),
+        )
+        .help("list it once");
+}
+
+/// A text under `key`, for people.
+fn text(table: &Table, key: &str) -> Option<String> {
+    table.get::<&str>(key).map(|text| text.value.to_owned())
+}
+
+/// Reports what a variable of the environment holds.
+fn variable(
+    code: Code,
+    name: &str,
+    value: &str,
+    what: &str,
+    help: impl Into<String>,
+    problems: &mut Problems<'_>,
+) {
+    let message = format!("the environment variable {name}={} {what}", quote(value));
+    problems.outside(code, message).help(help);
+}

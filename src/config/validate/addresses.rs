@@ -1,0 +1,250 @@
+//! `[listen]` and `[tailnet]`: what we accept on, and the way to the tailnet.
+//!
+//! Owns also the check that no two things claim one address. Port 0 is for tests: the system
+//! chooses, so nothing clashes.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use super::super::codes;
+use super::super::defaults;
+use super::super::env::TAILNET_NAME;
+use super::super::problem::{Problems, quote};
+use super::super::raw::{At, Table};
+use super::super::snapshot::{DialWay, Listen, Tailnet};
+use super::{Scope, variable};
+
+/// `sun_path` of a Unix socket has 108 bytes with its NUL on Linux, 104 on a Mac.
+const SOCKET_MAX: usize = 103;
+
+pub(super) fn listen(root: &Table, problems: &mut Problems<'_>) -> Listen {
+    let table = root.table("listen");
+    let data = table.get::<SocketAddr>("data");
+    let admin = table.get::<SocketAddr>("admin");
+    if let Some(At { value, span }) = &data
+        && !value.ip().is_loopback()
+    {
+        problems
+            .at(
+                codes::OPEN_DATA,
+                span,
+                format!("{value} is open to other machines"),
+            )
+            .label("not loopback")
+            .help("right when the app is in another container; else use 127.0.0.1");
+    }
+    if let Some(At { value, span }) = &admin
+        && !value.ip().is_loopback()
+    {
+        problems
+            .at(
+                codes::OPEN_ADMIN,
+                span,
+                format!("listen.admin cannot be {value}"),
+            )
+            .label("not loopback")
+            .help("it would need a token, which does not exist yet: use 127.0.0.1");
+    }
+    Listen {
+        data: data.map_or(defaults::LISTEN.data, |data| data.value),
+        admin: admin.map_or(defaults::LISTEN.admin, |admin| admin.value),
+    }
+}
+
+pub(super) fn tailnet(scope: &Scope<'_>, problems: &mut Problems<'_>) -> Tailnet {
+    let table = scope.root.table("tailnet");
+    let dial = table.get::<&str>("dial").map_or("auto", |word| word.value);
+    let dial = DialWay::WORDS.iter().find(|(word, _)| *word == dial);
+    Tailnet {
+        suffix: suffix(scope, table, problems),
+        dial: dial.map_or(DialWay::Auto, |(_, way)| *way),
+        socket: socket(table, problems).unwrap_or_else(|| PathBuf::from(defaults::SOCKET)),
+        proxy: proxy(table, problems).unwrap_or(defaults::PROXY),
+    }
+}
+
+/// The MagicDNS suffix: the variable's, else the file's.
+fn suffix(scope: &Scope<'_>, table: &Table, problems: &mut Problems<'_>) -> Option<String> {
+    let help = "write the tailnet's MagicDNS name, such as \"tail1234\" or \"tail1234.ts.net\"";
+    let written = table.get::<&str>("name");
+    let in_file = written.as_ref().and_then(|name| {
+        let suffix = complete(name.value);
+        if suffix.is_none() {
+            let message = format!("tailnet.name cannot be {}", quote(name.value));
+            problems.at(codes::VALUE, &name.span, message).help(help);
+        }
+        suffix
+    });
+    let Some(value) = scope.env.overlay(TAILNET_NAME) else {
+        return in_file;
+    };
+    let Some(suffix) = complete(value) else {
+        variable(
+            codes::TAILNET_NAME,
+            TAILNET_NAME,
+            value,
+            "is no tailnet name",
+            help,
+            problems,
+        );
+        return in_file;
+    };
+    if let (Some(other), Some(written)) = (&in_file, written)
+        && *other != suffix
+    {
+        let message = format!("TAILNET_NAME={value} replaces the tailnet {other} of the file");
+        problems
+            .at(codes::REPLACED, &written.span, message)
+            .label("not used")
+            .help("unset TAILNET_NAME, or remove the key");
+    }
+    Some(suffix)
+}
+
+/// The whole suffix that `name` stands for.
+fn complete(name: &str) -> Option<String> {
+    let name = name.trim().trim_end_matches('.').to_ascii_lowercase();
+    let suffix = if name.contains('.') {
+        name
+    } else {
+        format!("{name}.{}", defaults::SUFFIX)
+    };
+    is_dns_name(&suffix).then_some(suffix)
+}
+
+/// Whether `text` can be a DNS name. Underscores are let pass, as resolvers do.
+pub(super) fn is_dns_name(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(plain)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    text.len() <= 253 && text.split('.').all(label)
+}
+
+fn socket(table: &Table, problems: &mut Problems<'_>) -> Option<PathBuf> {
+    let At { value, span } = table.get::<&str>("socket")?;
+    let help = if value.len() > SOCKET_MAX {
+        format!("a socket's path has at most {SOCKET_MAX} bytes")
+    } else if Path::new(value).is_absolute() {
+        return Some(PathBuf::from(value));
+    } else {
+        "write the whole path, from /".to_owned()
+    };
+    let message = format!("tailnet.socket cannot be {}", quote(value));
+    problems.at(codes::VALUE, &span, message).help(help);
+    None
+}
+
+fn proxy(table: &Table, problems: &mut Problems<'_>) -> Option<SocketAddr> {
+    let At { value, span } = table.get::<SocketAddr>("proxy")?;
+    if value.port() == 0 {
+        problems
+            .at(codes::VALUE, &span, "tailnet.proxy cannot have port 0")
+            .help("write the port that tailscaled's proxy listens on, usually 1055");
+    }
+    Some(value)
+}
+
+/// Reports addresses that two things claim.
+pub(super) fn clashes(
+    scope: &Scope<'_>,
+    listen: Listen,
+    tailnet: &Tailnet,
+    problems: &mut Problems<'_>,
+) {
+    let ours = scope.root.table("listen");
+    let mut report = |key: &str, address: SocketAddr, other: &str| {
+        problems
+            .at(
+                codes::CLASH,
+                ours.span_of(key),
+                format!("listen.{key} is {address}: {other}"),
+            )
+            .help("use another port");
+    };
+    if clash(listen.data, listen.admin) {
+        let key = if ours.has("admin") { "admin" } else { "data" };
+        report(
+            key,
+            listen.admin,
+            "listen.data and listen.admin cannot share it",
+        );
+    }
+    for (key, address) in [("data", listen.data), ("admin", listen.admin)] {
+        if clash(address, tailnet.proxy) {
+            report(key, address, "tailnet.proxy is there");
+        }
+        for service in scope
+            .services
+            .iter()
+            .filter(|_| tailnet.dial == DialWay::Direct)
+        {
+            let itself = service.backends.iter().find(|id| {
+                let host = scope.backends[id.0].host.parse::<IpAddr>();
+                host.is_ok_and(|ip| clash(address, SocketAddr::new(ip, service.port)))
+            });
+            if let Some(id) = itself {
+                let backend = &scope.backends[id.0].name;
+                let other = format!(
+                    "service {} on {backend} would lead back to it",
+                    service.name
+                );
+                report(key, address, &other);
+            }
+        }
+    }
+}
+
+fn clash(one: SocketAddr, other: SocketAddr) -> bool {
+    let all = |address: SocketAddr| address.ip().is_unspecified();
+    one.port() == other.port()
+        && one.port() != 0
+        && (one.ip() == other.ip() || all(one) && local(other) || all(other) && local(one))
+}
+
+/// Whether an unspecified address of the same port takes this one too.
+fn local(address: SocketAddr) -> bool {
+    address.ip().is_loopback() || address.ip().is_unspecified()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tailnet_name_is_completed_only_when_it_has_no_dot() {
+        for (name, suffix) in [
+            ("tail1234", Some("tail1234.ts.net")),
+            ("tail1234.ts.net", Some("tail1234.ts.net")),
+            ("Tail1234.TS.net.", Some("tail1234.ts.net")),
+            ("rig.ts.net", Some("rig.ts.net")),
+            ("example.com", Some("example.com")),
+            ("", None),
+            (".", None),
+            ("https://tail1234.ts.net", None),
+            ("tail 1234", None),
+            ("a..b", None),
+        ] {
+            assert_eq!(complete(name).as_deref(), suffix, "{name}");
+        }
+    }
+
+    #[test]
+    fn addresses_clash_when_one_socket_would_take_the_others_connections() {
+        for (one, other, clashes) in [
+            ("127.0.0.1:1", "127.0.0.1:1", true),
+            ("127.0.0.1:1", "127.0.0.1:2", false),
+            ("127.0.0.1:1", "127.0.0.2:1", false),
+            ("0.0.0.0:1", "127.0.0.1:1", true),
+            ("[::]:1", "127.0.0.1:1", true),
+            ("0.0.0.0:1", "100.64.0.1:1", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+        ] {
+            let [one, other] = [one, other].map(|text| text.parse().unwrap());
+            assert_eq!(clash(one, other), clashes, "{one} {other}");
+        }
+    }
+}

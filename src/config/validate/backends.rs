@@ -1,0 +1,85 @@
+//! `[backends]`: machines, and the orders that drain them.
+
+use std::net::IpAddr;
+use std::ops::Range;
+
+use super::super::codes;
+use super::super::problem::{Problems, quote};
+use super::super::raw::{At, Table};
+use super::super::snapshot::{Backend, Drain};
+use super::addresses::is_dns_name;
+use super::{Scope, text};
+use crate::words::names::BackendName;
+
+pub(super) fn read(scope: &Scope<'_>, problems: &mut Problems<'_>) -> Vec<Backend> {
+    let backends: Vec<Backend> = scope
+        .root
+        .table("backends")
+        .named()
+        .filter_map(|(name, table)| backend(scope, name, table, problems))
+        .collect();
+    if !backends.is_empty()
+        && backends
+            .iter()
+            .all(|backend| forever(backend.drain.as_ref()))
+    {
+        problems
+            .at(
+                codes::ALL_DRAINED,
+                scope.root.span_of("backends"),
+                "every backend is drained",
+            )
+            .help("nothing will be answered until one is undrained");
+    }
+    backends
+}
+
+fn forever(drain: Option<&Drain>) -> bool {
+    drain.is_some_and(|drain| drain.until.is_none())
+}
+
+fn backend(
+    scope: &Scope<'_>,
+    name: &At<String>,
+    table: &Table,
+    problems: &mut Problems<'_>,
+) -> Option<Backend> {
+    let host = match table.get::<&str>("host") {
+        None => Some(name.value.clone()),
+        Some(At { value, span }) => host(value, &span, problems),
+    };
+    let drain = table.has("drain").then(|| {
+        let order = table.table("drain");
+        Drain {
+            until: scope.instant(order, "until", problems),
+            reason: text(order, "reason"),
+            by: text(order, "by"),
+        }
+    });
+    let name = BackendName::new(&name.value)?;
+    let host = host.unwrap_or_else(|| name.as_str().to_owned()).into();
+    Some(Backend { name, host, drain })
+}
+
+/// What is dialled: an address, or a name without its final dot.
+fn host(written: &str, span: &Range<usize>, problems: &mut Problems<'_>) -> Option<String> {
+    let host = written.trim_end_matches('.');
+    if host.parse::<IpAddr>().is_ok() || is_dns_name(host) && !is_broken_ip(host) {
+        return Some(host.to_owned());
+    }
+    problems
+        .at(
+            codes::VALUE,
+            span,
+            format!("host cannot be {}", quote(written)),
+        )
+        .help("write a machine's name or IP address alone: no scheme, no port, no path");
+    None
+}
+
+/// `100.64.0.256` would be asked of DNS.
+fn is_broken_ip(host: &str) -> bool {
+    host.rsplit('.')
+        .next()
+        .is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()))
+}

@@ -1,0 +1,210 @@
+//! `routes`: path prefixes and the services they lead to.
+//!
+//! Invariant: longest path first, no path twice. Paths are compared as bytes.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use super::super::codes;
+use super::super::problem::{Problems, nearest, quote};
+use super::super::raw::{At, Table};
+use super::super::snapshot::{HostHeader, Route, ServiceId};
+use super::addresses::is_dns_name;
+use super::{Scope, timeouts};
+
+pub(super) fn read(scope: &Scope<'_>, problems: &mut Problems<'_>) -> Vec<Route> {
+    let mut routes = match scope.root.tables("routes") {
+        Some(tables) => written(scope, tables, problems),
+        None => each_service(scope),
+    };
+    routes.sort_by_key(|route| std::cmp::Reverse(route.path.len()));
+    routes
+}
+
+/// `/<service>` each.
+fn each_service(scope: &Scope<'_>) -> Vec<Route> {
+    let route = |(index, service): (usize, &super::Service)| Route {
+        path: format!("/{}", service.name),
+        service: ServiceId(index),
+        strip: true,
+        host: HostHeader::Upstream,
+        timeouts: service.timeouts,
+    };
+    scope.services.iter().enumerate().map(route).collect()
+}
+
+fn written(scope: &Scope<'_>, tables: &[Table], problems: &mut Problems<'_>) -> Vec<Route> {
+    if tables.is_empty() {
+        problems
+            .at(
+                codes::VALUE,
+                scope.root.span_of("routes"),
+                "routes has none",
+            )
+            .help("add one, or leave the key out for /<service> each");
+    }
+    let mut lines: HashMap<&str, usize> = HashMap::new();
+    let mut routes = Vec::new();
+    for table in tables {
+        if let Some(At { value, span }) = table.get::<&str>("path") {
+            let line = problems.line(span.start);
+            if let Some(first) = lines.insert(value, line) {
+                problems
+                    .at(
+                        codes::TWICE,
+                        &span,
+                        format!("path {} has two routes", quote(value)),
+                    )
+                    .label(format!("the first is in line {first}"))
+                    .help("remove one");
+            }
+        }
+        routes.extend(route(scope, table, problems));
+    }
+    unreachable(scope, tables, problems);
+    routes
+}
+
+fn route(scope: &Scope<'_>, table: &Table, problems: &mut Problems<'_>) -> Option<Route> {
+    let path = table
+        .get::<&str>("path")
+        .and_then(|path| shape(&path, problems));
+    let host = table
+        .get::<&str>("host")
+        .map(|host| header(&host, problems));
+    let service = table.get::<&str>("service")?;
+    let service = scope.service_named(service.value, &service.span, problems)?;
+    let base = scope.services[service.0].timeouts;
+    let timeouts = timeouts::over(base, table.table("timeouts"), problems);
+    Some(Route {
+        path: path?,
+        service,
+        strip: table.get::<bool>("strip").is_none_or(|strip| strip.value),
+        host: host.unwrap_or(HostHeader::Upstream),
+        timeouts,
+    })
+}
+
+/// The path, if requests can have it as a prefix.
+fn shape(path: &At<&str>, problems: &mut Problems<'_>) -> Option<String> {
+    let At { value, span } = path;
+    let help = if !value.starts_with('/') {
+        "begin it with /"
+    } else if *value == "/" {
+        return Some("/".to_owned());
+    } else if value.ends_with('/') {
+        "leave the / at its end out: it matches with and without"
+    } else if value.contains("//") {
+        "write one / at a time"
+    } else if value
+        .split('/')
+        .any(|segment| matches!(segment, "." | ".."))
+    {
+        "write the path that it leads to, without . and .."
+    } else if value.contains(['?', '#']) {
+        "leave ? and # out: a route is a path alone"
+    } else if value.contains('%') {
+        "leave % out: paths are compared byte by byte, as they are sent"
+    } else if !value.bytes().all(|byte| byte.is_ascii_graphic()) {
+        "use ASCII without blanks: nothing else can stand in a request's path"
+    } else {
+        return Some((*value).to_owned());
+    };
+    problems
+        .at(
+            codes::VALUE,
+            span,
+            format!("path cannot be {}", quote(value)),
+        )
+        .help(help);
+    None
+}
+
+/// Which Host the upstream sees. A typo must not become a host.
+fn header(host: &At<&str>, problems: &mut Problems<'_>) -> HostHeader {
+    let At { value, span } = host;
+    let words = ["upstream", "preserve"];
+    let help = match *value {
+        "upstream" => return HostHeader::Upstream,
+        "preserve" => return HostHeader::Preserve,
+        other => match nearest(other, words) {
+            Some(near) => format!("did you mean {near:?}?"),
+            None if is_host(other) => return HostHeader::Fixed(other.to_owned()),
+            None => "write \"upstream\", \"preserve\", or a host such as \"localhost:8080\"".into(),
+        },
+    };
+    problems
+        .at(
+            codes::VALUE,
+            span,
+            format!("host cannot be {}", quote(value)),
+        )
+        .help(help);
+    HostHeader::Upstream
+}
+
+/// Whether `text` can be a Host header: a name or an address, and perhaps a port.
+fn is_host(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !text.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let bracketed = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let address = bracketed.is_some_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok());
+    (address || is_dns_name(host)) && port.is_none_or(|port| port.parse::<u16>().is_ok())
+}
+
+/// Warns of services that no route leads to.
+fn unreachable(scope: &Scope<'_>, tables: &[Table], problems: &mut Problems<'_>) {
+    let leads = |name: &str| {
+        let to = |table: &Table| {
+            table
+                .get::<&str>("service")
+                .is_some_and(|to| to.value == name)
+        };
+        tables.iter().any(to)
+    };
+    let lonely: Vec<(Range<usize>, String)> = scope
+        .root
+        .table("services")
+        .named()
+        .filter(|(name, _)| !leads(&name.value))
+        .map(|(name, _)| (name.span.clone(), name.value.clone()))
+        .collect();
+    for (span, name) in lonely {
+        problems
+            .at(
+                codes::NO_ROUTE,
+                &span,
+                format!("no route leads to service {}", quote(&name)),
+            )
+            .help(format!(
+                "add {{ path = \"/{name}\", service = \"{name}\" }} to routes"
+            ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_header_is_a_name_or_an_address_with_or_without_a_port() {
+        for good in [
+            "localhost",
+            "localhost:11434",
+            "example.com",
+            "127.0.0.1:80",
+            "[::1]:80",
+        ] {
+            assert!(is_host(good), "{good}");
+        }
+        for bad in [
+            "", "a b", "http://x", "x/y", "x:", "x:99999", "a@b", "[::1", "日本",
+        ] {
+            assert!(!is_host(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! `[services]`: the APIs that backends offer.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use super::super::codes;
+use super::super::defaults;
+use super::super::problem::Problems;
+use super::super::raw::{At, Table};
+use super::super::snapshot::{BackendId, Fallback, Service};
+use super::{Scope, timeouts, twice};
+use crate::words::names::{Kind, ServiceName};
+
+pub(super) fn read(scope: &Scope<'_>, problems: &mut Problems<'_>) -> Vec<Service> {
+    let tables: Vec<_> = scope.root.table("services").named().collect();
+    let services: Vec<(Service, Range<usize>)> = tables
+        .into_iter()
+        .filter_map(|(name, table)| {
+            let service = service(scope, name, table, problems)?;
+            let key = if table.has("port") {
+                "port"
+            } else {
+                "backends"
+            };
+            let span = if table.has(key) {
+                table.span_of(key)
+            } else {
+                &name.span
+            };
+            Some((service, span.clone()))
+        })
+        .collect();
+    one_address_each(scope, &services, problems);
+    services.into_iter().map(|(service, _)| service).collect()
+}
+
+fn service(
+    scope: &Scope<'_>,
+    name: &At<String>,
+    table: &Table,
+    problems: &mut Problems<'_>,
+) -> Option<Service> {
+    let kind_named = |word: &str| Kind::ALL.into_iter().find(|kind| kind.as_str() == word);
+    let kind = match table.get::<&str>("kind") {
+        Some(word) => kind_named(word.value)?,
+        None => kind_named(&name.value).unwrap_or(Kind::Http),
+    };
+    let port = port(name, table, kind, problems);
+    let fallback = table.get::<&str>("fallback").map(|word| word.value);
+    let fallback = Fallback::WORDS
+        .iter()
+        .find(|(word, _)| Some(*word) == fallback);
+    let backends = backends(scope, table, problems);
+    let defaults = timeouts::defaults(scope, kind, problems);
+    let timeouts = timeouts::over(defaults, table.table("timeouts"), problems);
+    Some(Service {
+        name: ServiceName::new(&name.value)?,
+        kind,
+        // What has no port was reported: this snapshot will not be used.
+        port: port.unwrap_or_default(),
+        fallback: fallback.map_or(defaults::fallback(kind), |(_, fallback)| *fallback),
+        timeouts,
+        backends,
+    })
+}
+
+fn port(name: &At<String>, table: &Table, kind: Kind, problems: &mut Problems<'_>) -> Option<u16> {
+    let port = table
+        .get::<u16>("port")
+        .map(|port| port.value)
+        .or(defaults::port(kind));
+    // A kind that cannot be told is why there is no default.
+    if port.is_none() && !table.has("port") {
+        let help = if table.has("kind") {
+            "add its port, as in port = 8080".to_owned()
+        } else {
+            let kinds = "kind = \"ollama\" or kind = \"qdrant\"";
+            format!("add its port, as in port = 8080; or say what it is, as in {kinds}")
+        };
+        let message = format!(
+            "service {} has no port, and kind http has no default",
+            name.value
+        );
+        problems.at(codes::MISSING, &name.span, message).help(help);
+    }
+    port
+}
+
+/// The backends that offer it: all, unless they are listed.
+fn backends(scope: &Scope<'_>, table: &Table, problems: &mut Problems<'_>) -> Vec<BackendId> {
+    let Some(At { value: names, span }) = table.get::<&[At<String>]>("backends") else {
+        return (0..scope.backends.len()).map(BackendId).collect();
+    };
+    if names.is_empty() {
+        problems
+            .at(codes::VALUE, &span, "a service needs at least one backend")
+            .help("list one, or leave the key out for all backends");
+    }
+    let mut ids = Vec::new();
+    for name in names {
+        let Some(id) = scope.backend_named(&name.value, &name.span, problems) else {
+            continue;
+        };
+        if ids.contains(&id) {
+            twice(&name.value, &name.span, problems);
+        } else {
+            ids.push(id);
+        }
+    }
+    ids
+}
+
+/// Reports endpoints that are one: the same port of the same machine.
+fn one_address_each(
+    scope: &Scope<'_>,
+    services: &[(Service, Range<usize>)],
+    problems: &mut Problems<'_>,
+) {
+    let mut taken: HashMap<(String, u16), (&Service, BackendId)> = HashMap::new();
+    for (service, span) in services {
+        for id in service.backends.iter().filter(|_| service.port != 0) {
+            let address = (scope.backends[id.0].host.to_ascii_lowercase(), service.port);
+            let Some((first, on)) = taken.get(&address) else {
+                taken.insert(address, (service, *id));
+                continue;
+            };
+            let [here, there] = [*id, *on].map(|id| &scope.backends[id.0].name);
+            let (host, port) = address;
+            let message = format!(
+                "service {} on {here} and service {} on {there} are both {host}:{port}",
+                service.name, first.name,
+            );
+            let help = if first.name == service.name {
+                "give each backend a host of its own"
+            } else {
+                "one service can have several routes; else give each its own port"
+            };
+            problems.at(codes::CLASH, span, message).help(help);
+            break;
+        }
+    }
+}

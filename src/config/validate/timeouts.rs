@@ -1,0 +1,66 @@
+//! `[timeouts]`, everywhere it stands: a kind's defaults, the file's, a service's, a route's.
+
+use std::time::Duration;
+
+use super::super::codes;
+use super::super::defaults;
+use super::super::problem::Problems;
+use super::super::raw::Table;
+use super::super::snapshot::Timeouts;
+use super::Scope;
+use crate::words::names::Kind;
+use crate::words::units::show_duration;
+
+/// The bounds of a service of this kind: the file's over the defaults.
+pub(super) fn defaults(scope: &Scope<'_>, kind: Kind, problems: &mut Problems<'_>) -> Timeouts {
+    let defaults = defaults::timeouts(kind, scope.env.on_cloud_run());
+    over(defaults, scope.root.table("timeouts"), problems)
+}
+
+/// `base` with what `table` sets put over it.
+pub(super) fn over(mut base: Timeouts, table: &Table, problems: &mut Problems<'_>) -> Timeouts {
+    let length = |key: &str| table.get::<Duration>(key).map(|length| length.value);
+    for (key, bound) in [
+        ("connect", &mut base.connect),
+        ("wait", &mut base.wait),
+        ("start", &mut base.start),
+        ("probe", &mut base.probe),
+    ] {
+        *bound = length(key).unwrap_or(*bound);
+    }
+    // One word for all effects: who sets it knows what is behind it.
+    if let Some(head) = length("head") {
+        (base.head_inference, base.head_read, base.head_change) = (head, head, Some(head));
+    }
+    if let Some(idle) = length("idle") {
+        (base.idle_inference, base.idle) = (idle, idle);
+    }
+    if let Some(total) = table.get::<Option<Duration>>("total") {
+        base.total = total.value;
+    }
+    never_fires(base.total, table, problems);
+    base
+}
+
+/// Warns of bounds that are set here and end after `total` has ended the request.
+fn never_fires(total: Option<Duration>, table: &Table, problems: &mut Problems<'_>) {
+    let Some(total) = total else { return };
+    for key in ["connect", "wait", "start", "head", "idle"] {
+        let Some(bound) = table
+            .get::<Duration>(key)
+            .filter(|bound| bound.value >= total)
+        else {
+            continue;
+        };
+        let [bound_shown, total] = [bound.value, total].map(show_duration);
+        let message = format!("{key} = {bound_shown} never fires: total = {total} ends it before");
+        let help = if table.has("total") {
+            "make it shorter than total, or leave it out"
+        } else {
+            "make it shorter than total, or set total here too"
+        };
+        problems
+            .once(codes::NEVER_FIRES, &bound.span, message)
+            .help(help);
+    }
+}
