@@ -53,6 +53,6 @@ mod tests {
         for bad in ["", "10", "-3s", "soon"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
-        assert_eq!(show_duration(Duration::from_millis(90_000)), "1m30s");
+        assert_eq!(show_duration(Duration::from_secs(90)), "1m30s");
     }
 }
