@@ -1,0 +1,233 @@
+//! The one client of tailscaled's LocalAPI: HTTP/1.1 over its unix socket.
+//!
+//! Owns the requests whose answers are JSON, and their decoding into small structs. Must not judge
+//! what an answer means for traffic (`view` does) and never carries traffic (`wire` does).
+//! Invariant: every call ends within [`PATIENCE`] of an awake process, because a LocalAPI request
+//! blocks for as long as tailscaled has no backend; a call that is dropped leaves nothing behind.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::pending;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::{Deserialize, Deserializer};
+use tokio::net::UnixStream;
+
+use super::trouble::{Trouble, What, within};
+
+/// The Host that LocalAPI accepts; anything else but an empty one may be answered 403.
+pub const HOST: &str = "local-tailscaled.sock";
+
+/// How long one call may take. `status` was seen to wait 1.6 s for tailscaled's lock.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Largest answer read, in bytes: a status of several thousand peers.
+const ANSWER_MAX: usize = 8 << 20;
+
+/// A client of the LocalAPI on one socket. Each call opens a connection of its own: calls are
+/// seconds apart, and a connection kept over a restart of tailscaled would only fail once more.
+#[derive(Clone, Debug)]
+pub struct LocalApi {
+    socket: PathBuf,
+}
+
+impl LocalApi {
+    /// The client of the tailscaled that listens on `socket`.
+    pub fn new(socket: &Path) -> Self {
+        Self {
+            socket: socket.to_owned(),
+        }
+    }
+
+    /// `GET /localapi/v0/status`, with peers.
+    pub async fn status(&self) -> Result<Status, Trouble> {
+        let answer = within(PATIENCE, || self.silence(), self.get("/localapi/v0/status")).await?;
+        serde_json::from_slice(&answer)
+            .map_err(|error| Trouble::new(What::Broken, format!("status is no JSON: {error}")))
+    }
+
+    async fn get(&self, path: &str) -> Result<Bytes, Trouble> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|e| self.unopened(&e))?;
+        let broken = |error: hyper::Error| self.trouble(What::Broken, &error);
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(broken)?;
+        let request = Request::get(path)
+            .header(header::HOST, HOST)
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| self.trouble(What::Broken, &error))?;
+        let exchange = async {
+            let (head, body) = sender
+                .send_request(request)
+                .await
+                .map_err(broken)?
+                .into_parts();
+            let body = Limited::new(body, ANSWER_MAX).collect().await;
+            let body = body
+                .map_err(|error| self.trouble(What::Broken, &error))?
+                .to_bytes();
+            accepted(head.status, body)
+        };
+        // Driven here and not in a task of its own, so that a dropped call closes its socket. Its
+        // end is no news: what it means for the exchange, the exchange learns by itself.
+        let driven = async {
+            drop(connection.await);
+            pending::<Infallible>().await
+        };
+        tokio::select! {
+            answer = exchange => answer,
+            never = driven => match never {},
+        }
+    }
+
+    fn unopened(&self, error: &io::Error) -> Trouble {
+        let socket = self.socket.display();
+        match What::of_connect(error) {
+            What::Forbidden => Trouble::new(
+                What::Forbidden,
+                format!(
+                    "tailhop may not open tailscaled's socket {socket} ({error}): \
+                     make it readable and writable for this user"
+                ),
+            ),
+            What::Absent => Trouble::new(
+                What::Absent,
+                format!("nobody listens on {socket} ({error}): is tailscaled running?"),
+            ),
+            what => self.trouble(what, error),
+        }
+    }
+
+    fn silence(&self) -> Trouble {
+        let socket = self.socket.display();
+        Trouble::new(
+            What::Silent,
+            format!("tailscaled does not answer on {socket}"),
+        )
+    }
+
+    fn trouble(&self, what: What, error: &dyn std::fmt::Display) -> Trouble {
+        Trouble::new(
+            what,
+            format!("LocalAPI on {}: {error}", self.socket.display()),
+        )
+    }
+}
+
+/// The body of an answer that is one.
+fn accepted(status: StatusCode, body: Bytes) -> Result<Bytes, Trouble> {
+    let what = match status {
+        StatusCode::OK => return Ok(body),
+        StatusCode::SERVICE_UNAVAILABLE => What::NotReady,
+        StatusCode::FORBIDDEN => What::Forbidden,
+        _ => What::Broken,
+    };
+    Err(Trouble::new(
+        what,
+        format!("tailscaled answered its LocalAPI with {status}"),
+    ))
+}
+
+/// `ipnstate.Status`, the parts that tailhop uses. Go writes an empty list as `null` and may leave
+/// out anything, so every field has a default.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// tailscaled's version.
+    #[serde(rename = "Version", deserialize_with = "null_is_empty")]
+    pub version: String,
+    /// `NoState`, `NeedsLogin`, `NeedsMachineAuth`, `Stopped`, `Starting` or `Running`.
+    #[serde(rename = "BackendState", deserialize_with = "null_is_empty")]
+    pub backend_state: String,
+    /// What tailscaled itself finds wrong; empty is good.
+    #[serde(rename = "Health", deserialize_with = "null_is_empty")]
+    pub health: Vec<String>,
+    /// The tailnet's suffix, such as `tail1234.ts.net`.
+    #[serde(rename = "MagicDNSSuffix", deserialize_with = "null_is_empty")]
+    pub suffix: String,
+    /// This machine.
+    #[serde(rename = "Self", deserialize_with = "null_is_empty")]
+    pub me: Node,
+    /// The other machines of the netmap, by node key.
+    #[serde(rename = "Peer", deserialize_with = "null_is_empty")]
+    pub peers: HashMap<String, Node>,
+}
+
+/// `ipnstate.PeerStatus`, the parts that tailhop uses.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Node {
+    /// Full MagicDNS name, with a dot at its end.
+    #[serde(rename = "DNSName", deserialize_with = "null_is_empty")]
+    pub dns_name: String,
+    /// Its addresses in the tailnet.
+    #[serde(rename = "TailscaleIPs", deserialize_with = "addresses")]
+    pub ips: Vec<IpAddr>,
+    /// Whether the control plane has it connected. It says nothing of reachability.
+    #[serde(rename = "Online", deserialize_with = "null_is_empty")]
+    pub online: bool,
+}
+
+fn null_is_empty<'de, D, T>(from: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Option::deserialize(from).map(Option::unwrap_or_default)
+}
+
+/// What is no address is left out: one odd peer must not cost us the status.
+fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpAddr>, D::Error> {
+    let texts: Vec<String> = null_is_empty(from)?;
+    Ok(texts.iter().filter_map(|text| text.parse().ok()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_with_nulls_and_gaps_is_read() {
+        let text = r#"{"Version":"1.102.3","BackendState":"NeedsLogin","TailscaleIPs":null,
+            "Self":{"DNSName":"","TailscaleIPs":null,"Online":false},"Health":null,"Peer":null}"#;
+        let status: Status = serde_json::from_str(text).unwrap();
+        assert_eq!(status.backend_state, "NeedsLogin");
+        assert!(status.peers.is_empty() && status.me.ips.is_empty() && status.suffix.is_empty());
+        assert!(serde_json::from_str::<Status>("{}").is_ok());
+        assert!(serde_json::from_str::<Status>("3").is_err());
+    }
+
+    #[test]
+    fn one_odd_address_does_not_cost_the_status() {
+        let text = r#"{"DNSName":"a.t.ts.net.","TailscaleIPs":["100.64.0.1","odd"]}"#;
+        let node: Node = serde_json::from_str(text).unwrap();
+        assert_eq!(node.ips, ["100.64.0.1".parse::<IpAddr>().unwrap()]);
+    }
+
+    #[test]
+    fn an_answer_that_is_no_200_is_trouble_of_its_own_kind() {
+        for (status, what) in [
+            (503, What::NotReady),
+            (403, What::Forbidden),
+            (500, What::Broken),
+            (404, What::Broken),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(
+                accepted(status, Bytes::new()).unwrap_err().what,
+                what,
+                "{status}"
+            );
+        }
+    }
+}
