@@ -1,0 +1,189 @@
+//! The only function in the product that opens an upstream connection.
+//!
+//! Owns the order (admission, way, handshake) and the deadline over all of it. Must not try again:
+//! one call is one dial. Invariant: a dial that is dropped or fails leaves no socket and no task;
+//! nothing of a request was sent when it fails.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+
+use super::stream::Stream;
+use super::{handshake, meaning};
+use crate::config::snapshot::DialWay;
+use crate::tailnet::trouble::What;
+use crate::tailnet::{Admitted, Tailnet, Target};
+use crate::words::clock::Deadline;
+use crate::words::outcome::{Failure, Kind, Side};
+use crate::words::units::show_duration;
+
+/// Opens a connection to `port` of `host` within `within`.
+///
+/// # Errors
+/// Always before anything was sent; the kind says what failed, `Silent` that the time passed.
+pub async fn dial(
+    tailnet: &Tailnet,
+    host: &str,
+    port: u16,
+    within: Duration,
+) -> Result<Stream, Failure> {
+    let admitted = tailnet.admit(host)?;
+    let limit = Limit {
+        deadline: Deadline::after(within),
+        within,
+    };
+    let opened = match admitted.way {
+        DialWay::Direct => direct(&admitted.target, port, limit).await,
+        DialWay::LocalApi | DialWay::Auto => by_localapi(&admitted, port, limit).await,
+        DialWay::HttpConnect | DialWay::Socks5 => by_proxy(&admitted, port, limit).await,
+    };
+    if let Err(failure) = &opened
+        && admitted.way != DialWay::Direct
+        && (failure.kind.side() == Side::Tailnet || failure.kind == Kind::Silent)
+    {
+        // The view did not foretell it, so it may be old.
+        tailnet.poke();
+    }
+    opened
+}
+
+async fn by_localapi(admitted: &Admitted, port: u16, limit: Limit) -> Result<Stream, Failure> {
+    let socket = admitted.socket();
+    let connected = limit.over(UnixStream::connect(socket), || {
+        format!("tailscaled's socket {} to accept", socket.display())
+    });
+    let gate = || format!("tailscaled's socket {}", socket.display());
+    let mut wire = connected
+        .await?
+        .map_err(|error| gate_shut(&gate(), &error))?;
+    let target = &admitted.target;
+    let shaken = handshake::ts_dial(&mut wire, target, port);
+    let early = limit.over(shaken, || answer_of(target, port)).await??;
+    Ok(Stream::unix(wire, early))
+}
+
+async fn by_proxy(admitted: &Admitted, port: u16, limit: Limit) -> Result<Stream, Failure> {
+    let proxy = admitted.proxy();
+    let gate = || format!("tailscaled's proxy {proxy}");
+    let connected = limit.over(TcpStream::connect(proxy), || {
+        format!("{} to accept", gate())
+    });
+    let mut wire = connected
+        .await?
+        .map_err(|error| gate_shut(&gate(), &error))?;
+    let target = &admitted.target;
+    let shaken = async {
+        match admitted.way {
+            DialWay::Socks5 => handshake::socks5(&mut wire, target, port, admitted.listed)
+                .await
+                .map(|()| Bytes::new()),
+            _ => handshake::connect(&mut wire, target, port).await,
+        }
+    };
+    let early = limit.over(shaken, || answer_of(target, port)).await??;
+    over_tcp(wire, early)
+}
+
+/// Straight from this host. A name is looked up by the system and all its addresses are tried in
+/// order; each but the last gets its share of the time, so that a silent one does not use it up.
+async fn direct(target: &Target, port: u16, limit: Limit) -> Result<Stream, Failure> {
+    let places: Vec<SocketAddr> = match target {
+        Target::Ip(ip) => vec![SocketAddr::new(*ip, port)],
+        Target::Name(name) => {
+            let found = limit.over(lookup_host((name.as_str(), port)), || {
+                format!("the address of {name}")
+            });
+            let found = found.await?;
+            found.map_err(|error| unknown_name(name, &error))?.collect()
+        }
+    };
+    let mut failed = Failure::unsent(Kind::UnknownName, format!("{target} has no address"));
+    for (tried, place) in places.iter().enumerate() {
+        let share = limit.share(places.len() - tried);
+        match share
+            .over(TcpStream::connect(place), || place.to_string())
+            .await
+        {
+            Ok(Ok(tcp)) => return over_tcp(tcp, Bytes::new()),
+            Ok(Err(error)) => {
+                let kind = meaning::of_connect(&error);
+                failed = telling(failed, Failure::unsent(kind, format!("{place}: {error}")));
+            }
+            Err(silent) => failed = telling(failed, silent),
+        }
+    }
+    Err(failed)
+}
+
+/// Of the failures of two addresses of one host the one to report: a refusal shows that the
+/// machine is awake, whatever its other address does.
+fn telling(before: Failure, now: Failure) -> Failure {
+    if before.kind == Kind::Refused {
+        before
+    } else {
+        now
+    }
+}
+
+fn over_tcp(tcp: TcpStream, early: Bytes) -> Result<Stream, Failure> {
+    Stream::tcp(tcp, early).map_err(|error| Failure::unsent(Kind::Broken, error.to_string()))
+}
+
+fn answer_of(target: &Target, port: u16) -> String {
+    format!("tailscaled to reach {target}:{port}")
+}
+
+fn gate_shut(gate: &str, error: &io::Error) -> Failure {
+    let kind = match What::of_connect(error) {
+        What::Absent => Kind::DaemonAbsent,
+        What::Silent | What::NotReady => Kind::DaemonStarting,
+        What::Forbidden | What::Broken => Kind::Tailnet,
+    };
+    Failure::unsent(kind, format!("{gate}: {error}"))
+}
+
+fn unknown_name(name: &str, error: &io::Error) -> Failure {
+    Failure::unsent(Kind::UnknownName, format!("{name}: {error}"))
+}
+
+/// The time of one dial.
+#[derive(Clone, Copy)]
+struct Limit {
+    deadline: Deadline,
+    within: Duration,
+}
+
+impl Limit {
+    /// What `step` comes to, or `Silent` with what was waited for.
+    async fn over<T>(
+        self,
+        step: impl Future<Output = T>,
+        waited_for: impl FnOnce() -> String,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            biased;
+            came = step => Ok(came),
+            () = self.deadline.passed() => {
+                let within = show_duration(self.within);
+                let detail = format!("waited {within} for {}", waited_for());
+                Err(Failure::unsent(Kind::Silent, detail))
+            }
+        }
+    }
+
+    /// An equal part of what is left of it.
+    fn share(self, parts: usize) -> Self {
+        if parts <= 1 {
+            return self;
+        }
+        let parts = u32::try_from(parts).unwrap_or(u32::MAX);
+        let within = self.deadline.left() / parts;
+        Self {
+            deadline: Deadline::after(within),
+            within,
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! A byte stream to a place: the only part of the product that opens upstream connections.
+//!
+//! Owns dialling, by whichever way the tailnet offers, and the stream that comes of it. Must not
+//! know HTTP beyond the heads of handshakes, nor decide whether to try again.
+
+pub mod dial;
+mod handshake;
+mod head;
+mod meaning;
+pub mod stream;
+
+pub use self::dial::dial;
+pub use self::stream::Stream;

@@ -1,0 +1,146 @@
+//! The byte stream of an upstream connection, whatever way it took.
+//!
+//! Owns reading, writing and closing. Must not know who is at the other end. Invariant: bytes that
+//! came together with the handshake's answer are read first, and cost nothing once read.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// An open upstream connection.
+#[derive(Debug)]
+pub struct Stream {
+    early: Bytes,
+    io: Io,
+}
+
+/// What carries it. TLS over either is one more variant.
+#[derive(Debug)]
+enum Io {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    /// A stream over TCP, without Nagle's delay: heads and tokens are small and wanted now.
+    pub(super) fn tcp(io: TcpStream, early: Bytes) -> io::Result<Self> {
+        io.set_nodelay(true)?;
+        Ok(Self {
+            early,
+            io: Io::Tcp(io),
+        })
+    }
+
+    /// A stream over tailscaled's socket.
+    pub(super) fn unix(io: UnixStream, early: Bytes) -> Self {
+        Self {
+            early,
+            io: Io::Unix(io),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.early.has_remaining() {
+            let fits = self.early.len().min(into.remaining());
+            into.put_slice(&self.early.split_to(fits));
+            if self.early.is_empty() {
+                // An empty `Bytes` may still hold its buffer.
+                self.early = Bytes::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        match &mut self.io {
+            Io::Tcp(io) => Pin::new(io).poll_read(cx, into),
+            Io::Unix(io) => Pin::new(io).poll_read(cx, into),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.io {
+            Io::Tcp(io) => Pin::new(io).poll_write(cx, bytes),
+            Io::Unix(io) => Pin::new(io).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.io {
+            Io::Tcp(io) => Pin::new(io).poll_write_vectored(cx, pieces),
+            Io::Unix(io) => Pin::new(io).poll_write_vectored(cx, pieces),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.io {
+            Io::Tcp(io) => io.is_write_vectored(),
+            Io::Unix(io) => io.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Io::Tcp(io) => Pin::new(io).poll_flush(cx),
+            Io::Unix(io) => Pin::new(io).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Io::Tcp(io) => Pin::new(io).poll_shutdown(cx),
+            Io::Unix(io) => Pin::new(io).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn early_bytes_come_first_and_are_let_go() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut stream = Stream::unix(ours, Bytes::from_static(b"early"));
+        theirs.write_all(b" late").await.unwrap();
+        let mut two = [0; 2];
+        stream.read_exact(&mut two).await.unwrap();
+        assert_eq!(&two, b"ea");
+        drop(theirs);
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).await.unwrap();
+        assert_eq!(rest, "rly late");
+    }
+
+    #[tokio::test]
+    async fn several_pieces_leave_in_one_write() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut stream = Stream::unix(ours, Bytes::new());
+        assert!(stream.is_write_vectored());
+        let pieces = [IoSlice::new(b"head "), IoSlice::new(b"body")];
+        assert_eq!(stream.write_vectored(&pieces).await.unwrap(), 9);
+        drop(stream);
+        let mut got = String::new();
+        theirs.read_to_string(&mut got).await.unwrap();
+        assert_eq!(got, "head body");
+    }
+}
