@@ -79,7 +79,9 @@ async fn ask(port: SocketAddr, question: &[u8], answer: &[u8], name: &str) -> Re
 fn unopened(port: SocketAddr, error: &io::Error) -> Trouble {
     Trouble::new(
         What::of_connect(error),
-        format!("no proxy on {port} ({error}): is tailscaled running with its proxy listener?"),
+        format!(
+            "nobody listens on {port} ({error}): is tailscaled running, with its proxy listener?"
+        ),
     )
 }
 

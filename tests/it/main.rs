@@ -1,0 +1,6 @@
+//! The integration tests: the real product in-process, against scripted peers on port 0.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod dial;
+mod support;

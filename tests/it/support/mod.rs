@@ -1,0 +1,3 @@
+//! The scripted peers of the integration tests.
+
+pub(crate) mod tailscaled;

@@ -1,0 +1,695 @@
+//! A tailscaled for tests: LocalAPI on a unix socket, SOCKS5 and HTTP proxy on one port.
+//!
+//! Texts, codes and timings are those of tailscaled v1.102.3. It runs on the test's runtime and is
+//! scripted by fault. As the real one, its proxies dial what is outside the tailnet from the host;
+//! unlike the real one, only loopback addresses, so that no test can leave the machine.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tailhop::config::snapshot::{DialWay, Tailnet};
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// The suffix of the tailnet.
+pub(crate) const SUFFIX: &str = "tail1234.ts.net";
+
+/// tailscaled's fixed limit of a SOCKS5 dial.
+const SOCKS_LIMIT: Duration = Duration::from_secs(5);
+
+/// What the proxy port speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Proxy {
+    /// Both, told apart by the first byte.
+    Both,
+    /// HTTP alone.
+    Http,
+    /// SOCKS5 alone.
+    Socks,
+    /// It accepts and says nothing, as during tailscaled's boot.
+    Nothing,
+}
+
+/// The fake. Dropping it ends everything it runs.
+pub(crate) struct Tailscaled {
+    dir: TempDir,
+    proxy: SocketAddr,
+    /// Bound and not listening: keeps the port ours while nobody listens on it.
+    _reserved: TcpSocket,
+    net: Arc<Net>,
+    running: JoinSet<()>,
+}
+
+/// What its tasks share.
+struct Net {
+    script: Mutex<Script>,
+    open: watch::Sender<usize>,
+}
+
+struct Script {
+    backend_state: String,
+    own: Ipv4Addr,
+    machines: BTreeMap<String, Machine>,
+    outside: HashMap<String, IpAddr>,
+    proxy: Proxy,
+    status_hangs: bool,
+    statuses: usize,
+    dialled: Vec<String>,
+    left_by_host: Vec<SocketAddr>,
+}
+
+#[derive(Clone)]
+struct Machine {
+    ip: Ipv4Addr,
+    ports: HashMap<u16, SocketAddr>,
+    greeting: Vec<u8>,
+    awake: watch::Sender<bool>,
+}
+
+impl Tailscaled {
+    /// A running one, logged in, in a tailnet without other machines.
+    pub(crate) async fn start() -> Self {
+        let mut fake = Self::absent();
+        fake.begin().await;
+        fake
+    }
+
+    /// One that was not started yet: no socket file, nobody on the proxy port.
+    pub(crate) fn absent() -> Self {
+        let reserved = TcpSocket::new_v4().unwrap();
+        reserved.set_reuseaddr(true).unwrap();
+        reserved.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let script = Script {
+            backend_state: "Running".into(),
+            own: Ipv4Addr::new(100, 64, 0, 3),
+            machines: BTreeMap::new(),
+            outside: HashMap::from([("localhost".into(), Ipv4Addr::LOCALHOST.into())]),
+            proxy: Proxy::Both,
+            status_hangs: false,
+            statuses: 0,
+            dialled: Vec::new(),
+            left_by_host: Vec::new(),
+        };
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            proxy: reserved.local_addr().unwrap(),
+            _reserved: reserved,
+            net: Arc::new(Net {
+                script: Mutex::new(script),
+                open: watch::Sender::new(0),
+            }),
+            running: JoinSet::new(),
+        }
+    }
+
+    /// Starts it, also after [`Self::stop`]: same socket path, same port.
+    pub(crate) async fn begin(&mut self) {
+        drop(std::fs::remove_file(self.socket()));
+        let api = UnixListener::bind(self.socket()).unwrap();
+        let proxy = TcpListener::bind(self.proxy).await.unwrap();
+        self.running
+            .spawn(serve_localapi(api, Arc::clone(&self.net)));
+        self.running
+            .spawn(serve_proxy(proxy, Arc::clone(&self.net)));
+    }
+
+    /// Ends it as a kill does: connections break, the socket file stays and is dead.
+    pub(crate) async fn stop(&mut self) {
+        self.running.shutdown().await;
+    }
+
+    /// Ends it and starts it again with another address and key, as `--state=mem:` does.
+    pub(crate) async fn restart_elsewhere(&mut self) {
+        self.stop().await;
+        self.script().own = Ipv4Addr::new(100, 64, 0, 77);
+        self.begin().await;
+    }
+
+    /// Takes the LocalAPI socket away and leaves the proxy, as where the socket is not mounted.
+    pub(crate) fn hide_socket(&self) {
+        std::fs::remove_file(self.socket()).unwrap();
+    }
+
+    /// The settings that lead here, without a configured suffix.
+    pub(crate) fn settings(&self, dial: DialWay) -> Tailnet {
+        Tailnet {
+            suffix: None,
+            dial,
+            socket: self.socket(),
+            proxy: self.proxy,
+        }
+    }
+
+    /// Adds the machine `name` to the tailnet, or its port `port`, which `to` stands for. Ports
+    /// that were not added are closed.
+    pub(crate) fn serve(&self, name: &str, port: u16, to: SocketAddr) {
+        self.machine(name, |machine| {
+            machine.ports.insert(port, to);
+        });
+    }
+
+    /// Adds the machine `name` without an open port, or closes them all.
+    pub(crate) fn refuse(&self, name: &str) {
+        self.machine(name, |machine| machine.ports.clear());
+    }
+
+    /// Stops the machine `name`, as SIGSTOP of its tailscaled: nothing comes from it any more, on
+    /// dials and on open connections.
+    pub(crate) fn silence(&self, name: &str) {
+        self.machine(name, |machine| {
+            machine.awake.send_modify(|awake| *awake = false);
+        });
+    }
+
+    /// Lets it go on.
+    pub(crate) fn wake(&self, name: &str) {
+        self.machine(name, |machine| {
+            machine.awake.send_modify(|awake| *awake = true);
+        });
+    }
+
+    /// Takes it out of the tailnet: the name becomes unknown.
+    pub(crate) fn unknown(&self, name: &str) {
+        self.script().machines.remove(name);
+    }
+
+    /// Sends these bytes in the very write that answers a dial of this machine.
+    pub(crate) fn greet(&self, name: &str, bytes: &[u8]) {
+        self.machine(name, |machine| machine.greeting = bytes.to_vec());
+    }
+
+    /// Lets the system's resolver know a name that is not in the tailnet.
+    pub(crate) fn outside(&self, name: &str, ip: IpAddr) {
+        self.script().outside.insert(name.into(), ip);
+    }
+
+    /// Sets `BackendState`.
+    pub(crate) fn backend_state(&self, state: &str) {
+        self.script().backend_state = state.into();
+    }
+
+    /// Whether `status` is accepted and never answered.
+    pub(crate) fn hang_status(&self, hangs: bool) {
+        self.script().status_hangs = hangs;
+    }
+
+    /// Sets what the proxy port speaks from the next connection on.
+    pub(crate) fn proxy_speaks(&self, proxy: Proxy) {
+        self.script().proxy = proxy;
+    }
+
+    /// How often `status` was asked.
+    pub(crate) fn statuses(&self) -> usize {
+        self.script().statuses
+    }
+
+    /// What it was asked to dial, as `way host:port`, in order.
+    pub(crate) fn dialled(&self) -> Vec<String> {
+        self.script().dialled.clone()
+    }
+
+    /// What the proxies dialled, or would have dialled, outside the tailnet.
+    pub(crate) fn left_by_host(&self) -> Vec<SocketAddr> {
+        self.script().left_by_host.clone()
+    }
+
+    /// How many connections are open on which a dial was asked for.
+    pub(crate) fn open(&self) -> watch::Receiver<usize> {
+        self.net.open.subscribe()
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("tailscaled.sock")
+    }
+
+    fn script(&self) -> MutexGuard<'_, Script> {
+        self.net.script.lock().unwrap()
+    }
+
+    fn machine(&self, name: &str, change: impl FnOnce(&mut Machine)) {
+        let mut script = self.script();
+        let number = u8::try_from(script.machines.len() + 11).unwrap();
+        let machine = script
+            .machines
+            .entry(name.into())
+            .or_insert_with(|| Machine {
+                ip: Ipv4Addr::new(100, 64, 0, number),
+                ports: HashMap::new(),
+                greeting: Vec::new(),
+                awake: watch::Sender::new(true),
+            });
+        change(machine);
+    }
+}
+
+// LocalAPI.
+
+async fn serve_localapi(listener: UnixListener, net: Arc<Net>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (io, _) = listener.accept().await.unwrap();
+        let net = Arc::clone(&net);
+        connections.spawn(async move { drop(localapi(io, &net).await) });
+    }
+}
+
+async fn localapi(mut io: impl Io, net: &Net) -> std::io::Result<()> {
+    while let Some(request) = Request::read(&mut io, Vec::new()).await? {
+        let host = request.header("host").unwrap_or_default();
+        let strange = request
+            .header("origin")
+            .or(request.header("referer"))
+            .is_some();
+        if strange || !["local-tailscaled.sock", ""].contains(&host) {
+            io.write_all(&answer("403 Forbidden", "", "invalid localapi request\n"))
+                .await?;
+            continue;
+        }
+        match (request.method.as_str(), request.path.as_str()) {
+            ("GET", "/localapi/v0/status") => {
+                let (hangs, status) = net.status();
+                if hangs {
+                    hung_up(&mut io).await;
+                    return Ok(());
+                }
+                let head = "Content-Type: application/json\r\n";
+                io.write_all(&answer("200 OK", head, &status.to_string()))
+                    .await?;
+            }
+            ("POST", "/localapi/v0/dial") => return net.localapi_dial(io, &request).await,
+            _ => {
+                let text = "404 page not found\n";
+                io.write_all(&answer("404 Not Found", "", text)).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Net {
+    async fn localapi_dial(&self, mut io: impl Io, request: &Request) -> std::io::Result<()> {
+        let _open = Open::begin(&self.open);
+        let upgrade = request.header("upgrade") == Some("ts-dial")
+            && request.header("connection") == Some("upgrade")
+            && request.header("dial-network") == Some("tcp");
+        let host = request.header("dial-host").unwrap_or_default();
+        let port = request
+            .header("dial-port")
+            .and_then(|port| port.parse().ok());
+        let Some(port) = port.filter(|_| upgrade) else {
+            return io
+                .write_all(&answer("400 Bad Request", "", "bad ts-dial upgrade\n"))
+                .await;
+        };
+        self.asked("localapi", host, port);
+        let reached = match self.resolve(host) {
+            Err(text) => {
+                let text = format!("resolve failure: {text}\n");
+                return io.write_all(&answer("502 Bad Gateway", "", &text)).await;
+            }
+            Ok(Place::Outside(ip)) => {
+                let head = format!(
+                    "Dial-Self: true\r\nDial-Addr: {}\r\n",
+                    SocketAddr::new(ip, port)
+                );
+                return io.write_all(&answer("200 OK", &head, "")).await;
+            }
+            Ok(Place::Machine(machine)) => tokio::select! {
+                reached = machine.reach(port) => reached,
+                () = hung_up(&mut io) => return Ok(()),
+            },
+        };
+        match reached {
+            Ok(link) => {
+                let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\
+                    Tailscale-Cap: 142\r\nTailscale-Version: 1.102.3\r\nUpgrade: ts-dial\r\n\r\n";
+                link.carry(io, head.as_bytes()).await
+            }
+            Err(text) => {
+                let text = format!("dial failure: {text}\n");
+                io.write_all(&answer("502 Bad Gateway", "", &text)).await
+            }
+        }
+    }
+
+    /// `ipnstate.Status` in the shape that tailscaled writes it.
+    fn status(&self) -> (bool, Value) {
+        let mut script = self.script.lock().unwrap();
+        script.statuses += 1;
+        let running = script.backend_state == "Running";
+        let own = running.then_some(script.own);
+        let peers: BTreeMap<String, Value> = script
+            .machines
+            .iter()
+            .map(|(name, machine)| (format!("nodekey:{name}"), node(name, Some(machine.ip))))
+            .collect();
+        let suffix = if running { SUFFIX } else { "" };
+        let status = json!({
+            "Version": "1.102.3-tfake",
+            "TUN": false,
+            "BackendState": script.backend_state,
+            "HaveNodeKey": running,
+            "AuthURL": "",
+            "TailscaleIPs": own.map(|ip| [ip]),
+            "Self": node("run", own),
+            "Health": [],
+            "MagicDNSSuffix": suffix,
+            "CurrentTailnet": running.then(|| json!({
+                "Name": "user@example.com", "MagicDNSSuffix": suffix, "MagicDNSEnabled": true,
+            })),
+            "CertDomains": null,
+            "Peer": running.then_some(peers),
+            "User": null,
+            "ClientVersion": null,
+        });
+        (script.status_hangs, status)
+    }
+}
+
+fn node(name: &str, ip: Option<Ipv4Addr>) -> Value {
+    json!({
+        "ID": format!("n{name}"),
+        "PublicKey": format!("nodekey:{name}"),
+        "HostName": name,
+        "DNSName": ip.map_or(String::new(), |_| format!("{name}.{SUFFIX}.")),
+        "OS": "macOS",
+        "UserID": 1,
+        "TailscaleIPs": ip.map(|ip| [ip]),
+        "AllowedIPs": ip.map(|ip| [format!("{ip}/32")]),
+        "Addrs": null,
+        "CurAddr": "",
+        "Relay": "tok",
+        "PeerRelay": "",
+        "RxBytes": 0,
+        "TxBytes": 0,
+        "LastSeen": "0001-01-01T00:00:00Z",
+        "Online": ip.is_some(),
+        "Active": false,
+        "InNetworkMap": true,
+    })
+}
+
+// The proxy port.
+
+async fn serve_proxy(listener: TcpListener, net: Arc<Net>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (io, _) = listener.accept().await.unwrap();
+        let net = Arc::clone(&net);
+        connections.spawn(async move { drop(proxy(io, &net).await) });
+    }
+}
+
+async fn proxy(mut io: TcpStream, net: &Net) -> std::io::Result<()> {
+    let speaks = net.script.lock().unwrap().proxy;
+    if speaks == Proxy::Nothing {
+        hung_up(&mut io).await;
+        return Ok(());
+    }
+    let first = io.read_u8().await?;
+    match (first == 5, speaks) {
+        (true, Proxy::Both | Proxy::Socks) => net.socks(io).await,
+        (false, Proxy::Both | Proxy::Http) => net.http(io, first).await,
+        (false, _) => io.write_all(&[5, 0xff]).await,
+        (true, _) => {
+            io.write_all(&answer("400 Bad Request", "", "400 Bad Request"))
+                .await
+        }
+    }
+}
+
+impl Net {
+    async fn socks(&self, mut io: TcpStream) -> std::io::Result<()> {
+        let mut methods = vec![0; usize::from(io.read_u8().await?)];
+        io.read_exact(&mut methods).await?;
+        if !methods.contains(&0) {
+            return io.write_all(&[5, 0xff]).await;
+        }
+        io.write_all(&[5, 0]).await?;
+        let mut head = [0; 4];
+        if io.read_exact(&mut head).await.is_err() {
+            return Ok(());
+        }
+        let _open = Open::begin(&self.open);
+        let host = match head[3] {
+            1 => Ipv4Addr::from(io.read_u32().await?).to_string(),
+            3 => {
+                let mut name = vec![0; usize::from(io.read_u8().await?)];
+                io.read_exact(&mut name).await?;
+                String::from_utf8(name).unwrap()
+            }
+            _ => std::net::Ipv6Addr::from(io.read_u128().await?).to_string(),
+        };
+        let port = io.read_u16().await?;
+        self.asked("socks5", &host, port);
+        let reached = tokio::select! {
+            reached = timeout(SOCKS_LIMIT, self.reach(&host, port)) => reached,
+            () = hung_up(&mut io) => return Ok(()),
+        };
+        match reached {
+            // A reply with a name as its address: the longest form, and the real one uses it too.
+            Ok(Ok(link)) => {
+                link.carry(io, b"\x05\x00\x00\x03\x0a100.64.0.3\x12\x34")
+                    .await
+            }
+            Ok(Err(_)) | Err(_) => io.write_all(&[5, 1, 0, 1, 0, 0, 0, 0, 0, 0]).await,
+        }
+    }
+
+    async fn http(&self, mut io: TcpStream, first: u8) -> std::io::Result<()> {
+        let Some(request) = Request::read(&mut io, vec![first]).await? else {
+            return Ok(());
+        };
+        if request.method != "CONNECT" {
+            let text = "bogus RequestURI; must be absolute URL or CONNECT\n";
+            return io.write_all(&answer("400 Bad Request", "", text)).await;
+        }
+        let _open = Open::begin(&self.open);
+        let (host, port) = request.path.rsplit_once(':').unwrap();
+        let host = host.trim_matches(['[', ']']);
+        let port = port.parse().unwrap();
+        self.asked("http-connect", host, port);
+        let reached = tokio::select! {
+            reached = self.reach(host, port) => reached,
+            () = hung_up(&mut io) => return Ok(()),
+        };
+        match reached {
+            Ok(link) => link.carry(io, b"HTTP/1.1 200 OK\r\n\r\n").await,
+            Err(text) => {
+                let head = format!("Tailscale-Connect-Error: {text}\r\n");
+                let text = format!("{text}\n");
+                io.write_all(&answer("500 Internal Server Error", &head, &text))
+                    .await
+            }
+        }
+    }
+
+    /// What the proxies do with a target: outside the tailnet they dial from the host.
+    async fn reach(&self, host: &str, port: u16) -> Result<Link, String> {
+        let ip = match self.resolve(host)? {
+            Place::Machine(machine) => return machine.reach(port).await,
+            Place::Outside(ip) => ip,
+        };
+        let place = SocketAddr::new(ip, port);
+        self.script.lock().unwrap().left_by_host.push(place);
+        if !ip.is_loopback() {
+            return Err("a test asked for an address outside this machine".into());
+        }
+        let io = TcpStream::connect(place)
+            .await
+            .map_err(|error| error.to_string())?;
+        Ok(Link {
+            io,
+            greeting: Vec::new(),
+            awake: watch::Sender::new(true),
+        })
+    }
+}
+
+// The tailnet behind it.
+
+enum Place {
+    Machine(Machine),
+    Outside(IpAddr),
+}
+
+impl Net {
+    fn asked(&self, way: &str, host: &str, port: u16) {
+        self.script
+            .lock()
+            .unwrap()
+            .dialled
+            .push(format!("{way} {host}:{port}"));
+    }
+
+    fn resolve(&self, host: &str) -> Result<Place, String> {
+        let script = self.script.lock().unwrap();
+        let machines = &script.machines;
+        let up = script.backend_state == "Running";
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            let known = machines
+                .values()
+                .find(|machine| up && IpAddr::V4(machine.ip) == ip);
+            return Ok(known.map_or(Place::Outside(ip), |it| Place::Machine(it.clone())));
+        }
+        let name = host.to_ascii_lowercase();
+        let name = name.trim_end_matches('.');
+        let short = name
+            .strip_suffix(SUFFIX)
+            .map_or(name, |short| short.trim_end_matches('.'));
+        match (machines.get(short), script.outside.get(name)) {
+            (Some(machine), _) if up => Ok(Place::Machine(machine.clone())),
+            (_, Some(ip)) => Ok(Place::Outside(*ip)),
+            _ => Err(format!("lookup {host} on 10.0.0.2:53: no such host")),
+        }
+    }
+}
+
+impl Machine {
+    /// A connection to its port; never, while it is stopped.
+    async fn reach(&self, port: u16) -> Result<Link, String> {
+        woken(&mut self.awake.subscribe()).await;
+        let refused = || format!("connect tcp {}:{port}: connection was refused", self.ip);
+        let to = self.ports.get(&port).ok_or_else(refused)?;
+        let io = TcpStream::connect(to).await.map_err(|_| refused())?;
+        Ok(Link {
+            io,
+            greeting: self.greeting.clone(),
+            awake: self.awake.clone(),
+        })
+    }
+}
+
+/// Waits while a machine is stopped.
+async fn woken(awake: &mut watch::Receiver<bool>) {
+    awake.wait_for(|awake| *awake).await.unwrap();
+}
+
+/// A connection into the tailnet.
+struct Link {
+    io: TcpStream,
+    greeting: Vec<u8>,
+    awake: watch::Sender<bool>,
+}
+
+impl Link {
+    /// Answers the dial and carries bytes until either side ends, as tailscaled up to v1.102.3,
+    /// which does not know half-closed connections.
+    async fn carry(self, client: impl Io, answer: &[u8]) -> std::io::Result<()> {
+        let (mut from_client, mut to_client) = tokio::io::split(client);
+        let (mut from_mac, mut to_mac) = self.io.into_split();
+        to_client
+            .write_all(&[answer, &self.greeting].concat())
+            .await?;
+        let mut awake = self.awake.subscribe();
+        let up = async {
+            let mut waiting = Vec::new();
+            loop {
+                tokio::select! {
+                    // Reads on while the machine is stopped, as a client may leave then.
+                    read = from_client.read_buf(&mut waiting) => if read? == 0 { return Ok(()) },
+                    () = woken(&mut awake), if !waiting.is_empty() => {
+                        to_mac.write_all(&waiting).await?;
+                        waiting.clear();
+                    }
+                }
+            }
+        };
+        let mut awake = self.awake.subscribe();
+        let down = async {
+            loop {
+                let mut piece = Vec::with_capacity(16 << 10);
+                let read = from_mac.read_buf(&mut piece).await;
+                woken(&mut awake).await;
+                match read? {
+                    0 => return Ok(()),
+                    _ => to_client.write_all(&piece).await?,
+                }
+            }
+        };
+        tokio::select! { ended = up => ended, ended = down => ended }
+    }
+}
+
+/// Counts one open connection.
+struct Open<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Open<'a> {
+    fn begin(count: &'a watch::Sender<usize>) -> Self {
+        count.send_modify(|count| *count += 1);
+        Self(count)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+// HTTP, as far as it is needed.
+
+trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
+struct Request {
+    method: String,
+    path: String,
+    headers: Vec<(String, String)>,
+}
+
+impl Request {
+    /// The next request of a connection, none at its end. Bodies are not used by this API.
+    async fn read(io: &mut impl Io, mut begun: Vec<u8>) -> std::io::Result<Option<Self>> {
+        while !begun.ends_with(b"\r\n\r\n") {
+            match io.read_u8().await {
+                Ok(byte) => begun.push(byte),
+                Err(_) => return Ok(None),
+            }
+        }
+        let text = String::from_utf8_lossy(&begun);
+        let mut lines = text.lines();
+        let mut first = lines
+            .next()
+            .unwrap_or_default()
+            .split(' ')
+            .map(str::to_owned);
+        let headers = lines
+            .filter_map(|line| line.split_once(':'))
+            .map(|(key, value)| (key.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect();
+        let method = first.next().unwrap_or_default();
+        Ok(Some(Self {
+            method,
+            path: first.next().unwrap_or_default(),
+            headers,
+        }))
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+fn answer(status: &str, head: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!("HTTP/1.1 {status}\r\n{head}Content-Length: {length}\r\n\r\n{body}").into_bytes()
+}
+
+/// Waits until the client leaves.
+async fn hung_up(io: &mut impl Io) {
+    let mut rest = [0; 256];
+    while matches!(io.read(&mut rest).await, Ok(1..)) {}
+}
