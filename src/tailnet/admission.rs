@@ -73,8 +73,10 @@ pub(super) fn admit(view: &Arc<View>, host: &str) -> Result<Admitted, Failure> {
     let listed = view.peers.as_ref().map(|peers| peers.find(host).is_some());
     let target = match way {
         DialWay::Direct => target,
-        DialWay::LocalApi | DialWay::Auto => for_localapi(view, target, listed)?,
-        DialWay::HttpConnect | DialWay::Socks5 => for_proxy(view, target)?,
+        DialWay::LocalApi if tells_what_is_outside(&view.version) => {
+            for_localapi(view, target, listed)?
+        }
+        _ => for_proxy(view, target)?,
     };
     Ok(Admitted {
         way,
@@ -108,6 +110,16 @@ fn for_localapi(view: &View, target: Target, listed: Option<bool>) -> Result<Tar
         Target::Ip(_) if listed == Some(false) => Err(not_in_tailnet(view, &target)),
         Target::Name(name) if is_this_host(name) => Err(not_in_tailnet(view, &target)),
         Target::Ip(_) | Target::Name(_) => Ok(target),
+    }
+}
+
+/// Whether LocalAPI of this version answers `Dial-Self`; before 1.98 it dialled from the host as
+/// the proxies do. What is no version is taken for an old one.
+fn tells_what_is_outside(version: &str) -> bool {
+    let mut numbers = version.split(['.', '-']).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (1, 98),
+        _ => false,
     }
 }
 
@@ -183,6 +195,10 @@ mod tests {
     const PROXIES: &[DialWay] = &[DialWay::HttpConnect, DialWay::Socks5];
 
     fn view(way: DialWay, suffix: Option<&str>, netmap: bool) -> Arc<View> {
+        view_of(way, suffix, netmap, "1.102.3-tabc")
+    }
+
+    fn view_of(way: DialWay, suffix: Option<&str>, netmap: bool, version: &str) -> Arc<View> {
         let settings = Arc::new(Settings {
             suffix: suffix.map(str::to_owned),
             dial: way,
@@ -195,6 +211,7 @@ mod tests {
             online: true,
         };
         let status = Status {
+            version: version.into(),
             backend_state: "Running".into(),
             suffix: "tail1234.ts.net".into(),
             peers: [("nodekey:1".into(), mac)].into(),
@@ -300,6 +317,23 @@ mod tests {
         let view = view(DialWay::LocalApi, None, true);
         assert_eq!(asked(&view, "new-mac"), Ok("new-mac".to_owned()));
         assert_eq!(asked(&view, "example.com"), Ok("example.com".to_owned()));
+    }
+
+    #[test]
+    fn a_localapi_that_would_dial_around_the_tailnet_is_asked_for_no_more_than_a_proxy() {
+        for version in ["1.96.4", "1.80.0-t1-g2", "0.100.0", "", "dev"] {
+            let view = view_of(DialWay::LocalApi, None, true, version);
+            assert_eq!(
+                asked(&view, "example.com"),
+                Err(Kind::NotInTailnet),
+                "{version}"
+            );
+            assert!(asked(&view, "macbook-m1").is_ok(), "{version}");
+        }
+        for version in ["1.98.0", "1.103.0-dev20260822", "2.0.0"] {
+            let view = view_of(DialWay::LocalApi, None, true, version);
+            assert!(asked(&view, "example.com").is_ok(), "{version}");
+        }
     }
 
     #[test]

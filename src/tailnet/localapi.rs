@@ -194,6 +194,8 @@ fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpAddr>, D::Error
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     #[test]
@@ -229,5 +231,51 @@ mod tests {
                 "{status}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn a_status_that_is_cut_endless_or_odd_is_trouble_and_hangs_nobody() {
+        let endless = [
+            b"HTTP/1.1 200 OK\r\n\r\n".as_slice(),
+            &vec![b' '; ANSWER_MAX + 1],
+        ]
+        .concat();
+        for (answer, what) in [
+            (b"".as_slice(), What::Broken),
+            (b"\x05\xff", What::Broken),
+            (
+                b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}",
+                What::Broken,
+            ),
+            (
+                b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnull",
+                What::Broken,
+            ),
+            (
+                b"HTTP/1.1 503 X\r\nContent-Length: 2\r\n\r\n{}",
+                What::NotReady,
+            ),
+            (&endless, What::Broken),
+        ] {
+            let shown = String::from_utf8_lossy(&answer[..answer.len().min(60)]);
+            assert_eq!(status_from(answer).await.unwrap_err().what, what, "{shown}");
+        }
+        let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
+            2\r\n{\"\r\nc\r\nVersion\":\"1\"\r\n1\r\n}\r\n0\r\n\r\n";
+        assert_eq!(status_from(chunked).await.unwrap().version, "1");
+    }
+
+    async fn status_from(answer: &[u8]) -> Result<Status, Trouble> {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let serve = async {
+            let (mut io, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            drop(io.read(&mut request).await);
+            drop(io.write_all(answer).await);
+        };
+        let api = LocalApi::new(&socket);
+        tokio::join!(api.status(), serve).0
     }
 }

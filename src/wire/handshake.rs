@@ -194,12 +194,208 @@ fn said(kind: Kind, target: &Target, port: u16, text: &str) -> Failure {
 }
 
 /// tailscaled ended a handshake without an answer, as one that is being stopped does.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "it is what map_err hands over"
+)]
 fn hung_up(error: io::Error) -> Failure {
     let detail = format!("tailscaled ended the handshake of a dial: {error}");
-    drop(error);
     Failure::unsent(Kind::Tailnet, detail)
 }
 
 fn proxy_is_odd(detail: &'static str) -> Failure {
     Failure::unsent(Kind::Tailnet, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{DuplexStream, duplex};
+
+    use super::*;
+
+    /// Our end of a connection on which `answer` came and the other side then hung up, and theirs,
+    /// to see what was asked.
+    async fn answered(answer: &[u8]) -> (DuplexStream, DuplexStream) {
+        let (ours, mut theirs) = duplex(64 << 10);
+        theirs.write_all(answer).await.unwrap();
+        theirs.shutdown().await.unwrap();
+        (ours, theirs)
+    }
+
+    async fn seen(ours: DuplexStream, mut theirs: DuplexStream) -> Vec<u8> {
+        drop(ours);
+        let mut asked = Vec::new();
+        theirs.read_to_end(&mut asked).await.unwrap();
+        asked
+    }
+
+    fn mac() -> Target {
+        Target::Name("mac".into())
+    }
+
+    #[tokio::test]
+    async fn a_socks_reply_is_read_to_its_last_byte_whatever_its_address() {
+        for (what, address) in [
+            ("IPv4", [&[1][..], &[100, 64, 0, 1]].concat()),
+            ("name", [&[3, 5][..], b"a.b.c"].concat()),
+            ("empty name", vec![3, 0]),
+            ("longest name", [&[3, 255][..], &[b'x'; 255]].concat()),
+            ("IPv6", [&[4][..], &[0xfd; 16]].concat()),
+        ] {
+            let reply = [
+                &[5, 0, 5, 0, 0],
+                address.as_slice(),
+                &[0x1f, 0x90],
+                b"after",
+            ]
+            .concat();
+            let (mut ours, theirs) = answered(&reply).await;
+            socks5(&mut ours, &mac(), 80, None).await.unwrap();
+            let mut after = String::new();
+            ours.read_to_string(&mut after).await.unwrap();
+            assert_eq!(after, "after", "{what}");
+            assert_eq!(
+                seen(ours, theirs).await,
+                b"\x05\x01\x00\x05\x01\x00\x03\x03mac\x00\x50"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn addresses_are_asked_for_in_the_form_of_each_protocol() {
+        let v4 = Target::Ip("100.64.0.1".parse().unwrap());
+        let v6 = Target::Ip("fd7a::1".parse().unwrap());
+        assert_eq!(
+            socks_request(&v4, 80).unwrap(),
+            [5, 1, 0, 1, 100, 64, 0, 1, 0, 80]
+        );
+        let asked = socks_request(&v6, 6333).unwrap();
+        assert_eq!(
+            (asked[3], asked.len(), &asked[20..]),
+            (4, 22, &6333_u16.to_be_bytes()[..])
+        );
+        let long = Target::Name("x".repeat(256));
+        assert_eq!(
+            socks_request(&long, 80).unwrap_err().kind,
+            Kind::UnknownName
+        );
+
+        let (mut ours, theirs) = answered(b"HTTP/1.1 200 OK\r\n\r\n").await;
+        connect(&mut ours, &v6, 80).await.unwrap();
+        let asked = b"CONNECT [fd7a::1]:80 HTTP/1.1\r\nHost: [fd7a::1]:80\r\n\r\n";
+        assert_eq!(seen(ours, theirs).await, asked);
+
+        let (mut ours, theirs) = answered(b"HTTP/1.1 101 X\r\n\r\n").await;
+        ts_dial(&mut ours, &v6, 80).await.unwrap();
+        let asked = String::from_utf8(seen(ours, theirs).await).unwrap();
+        assert!(
+            asked.contains("\r\nDial-Host: fd7a::1\r\nDial-Port: 80\r\n"),
+            "{asked}"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_no_socks_proxy_is_trouble_of_the_tailnet() {
+        for reply in [
+            b"".as_slice(),
+            b"\x05",
+            b"\x05\xff",
+            b"\x05\x02",
+            b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            b"\x05\x00\x04\x00\x00\x01",
+            b"\x05\x00\x05\x00\x00\x09",
+            b"\x05\x00\x05\x00\x00\x01\x7f",
+        ] {
+            let (mut ours, _theirs) = answered(reply).await;
+            let failure = socks5(&mut ours, &mac(), 80, None).await.unwrap_err();
+            assert_eq!(failure.kind, Kind::Tailnet, "{reply:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_socks_error_without_a_whole_address_is_still_that_error() {
+        for end in [
+            b"\x00\x00".as_slice(),
+            b"\x00\x01\x00",
+            b"\x00\x01\0\0\0\0\0\0",
+        ] {
+            let reply = [b"\x05\x00\x05\x01", end].concat();
+            let (mut ours, _theirs) = answered(&reply).await;
+            let failure = socks5(&mut ours, &mac(), 80, Some(true)).await.unwrap_err();
+            assert_eq!(failure.kind, Kind::Refused, "{end:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn every_answer_to_connect_has_its_kind() {
+        for (answer, kind) in [
+            (
+                "500 X\r\nTailscale-Connect-Error: lookup a: no such host",
+                Kind::UnknownName,
+            ),
+            (
+                "500 X\r\nTailscale-Connect-Error: connection was refused",
+                Kind::Refused,
+            ),
+            ("500 X", Kind::Tailnet),
+            ("405 Method Not Allowed", Kind::Tailnet),
+            ("407 Proxy Authentication Required", Kind::Tailnet),
+            ("400 connection was refused", Kind::Tailnet),
+        ] {
+            let answer = format!("HTTP/1.1 {answer}\r\n\r\n");
+            let (mut ours, _theirs) = answered(answer.as_bytes()).await;
+            let failure = connect(&mut ours, &mac(), 80).await.unwrap_err();
+            assert_eq!(failure.kind, kind, "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn every_answer_to_ts_dial_has_its_kind() {
+        for (answer, kind) in [
+            (
+                "200 OK\r\nDial-Self: true\r\nDial-Addr: 127.0.0.1:80\r\n\r\n",
+                Kind::NotInTailnet,
+            ),
+            ("200 OK\r\n\r\n", Kind::Tailnet),
+            ("403 Forbidden\r\n\r\n", Kind::Tailnet),
+            ("404 Not Found\r\n\r\n", Kind::Tailnet),
+            ("503 X\r\n\r\n", Kind::DaemonStarting),
+            (
+                "502 X\r\nContent-Length: 22\r\n\r\nconnection was refused",
+                Kind::Refused,
+            ),
+            (
+                "502 X\r\nContent-Length: 99\r\n\r\nconnection was refused",
+                Kind::Refused,
+            ),
+            ("502 X\r\n\r\n", Kind::Tailnet),
+        ] {
+            let answer = format!("HTTP/1.1 {answer}");
+            let (mut ours, _theirs) = answered(answer.as_bytes()).await;
+            let failure = ts_dial(&mut ours, &mac(), 80).await.unwrap_err();
+            assert_eq!(failure.kind, kind, "{answer}");
+            assert!(failure.detail.starts_with("mac:80"), "{failure}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_cut_or_no_http_is_trouble_of_the_tailnet() {
+        for answer in [
+            b"".as_slice(),
+            b"HTTP/1.1 101 Swit",
+            b"\x05\xff",
+            b"SSH-2.0-OpenSSH\r\n",
+        ] {
+            let (mut ours, _theirs) = answered(answer).await;
+            assert_eq!(
+                ts_dial(&mut ours, &mac(), 80).await.unwrap_err().kind,
+                Kind::Tailnet
+            );
+            let (mut ours, _theirs) = answered(answer).await;
+            assert_eq!(
+                connect(&mut ours, &mac(), 80).await.unwrap_err().kind,
+                Kind::Tailnet
+            );
+        }
+    }
 }
