@@ -2,7 +2,7 @@
 //!
 //! Owns the requests whose answers are JSON, and their decoding into small structs. Must not judge
 //! what an answer means for traffic (`view` does) and never carries traffic (`wire` does).
-//! Invariant: every call ends within [`PATIENCE`] of an awake process, because a LocalAPI request
+//! Invariant: every call ends within two seconds of an awake process, because a LocalAPI request
 //! blocks for as long as tailscaled has no backend; a call that is dropped leaves nothing behind.
 
 use std::collections::HashMap;

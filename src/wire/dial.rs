@@ -187,3 +187,71 @@ impl Limit {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(kind: Kind) -> Failure {
+        Failure::unsent(kind, "")
+    }
+
+    #[test]
+    fn of_two_addresses_a_refusal_is_told() {
+        for (first, second, told) in [
+            (Kind::Refused, Kind::Silent, Kind::Refused),
+            (Kind::Silent, Kind::Refused, Kind::Refused),
+            (Kind::Tailnet, Kind::Silent, Kind::Silent),
+        ] {
+            assert_eq!(telling(failed(first), failed(second)).kind, told);
+        }
+    }
+
+    #[test]
+    fn what_shuts_the_gate_has_its_kind() {
+        for (error, kind) in [
+            (io::ErrorKind::NotFound, Kind::DaemonAbsent),
+            (io::ErrorKind::ConnectionRefused, Kind::DaemonAbsent),
+            (io::ErrorKind::NotADirectory, Kind::DaemonAbsent),
+            (io::ErrorKind::WouldBlock, Kind::DaemonStarting),
+            (io::ErrorKind::PermissionDenied, Kind::Tailnet),
+            (io::ErrorKind::AddrNotAvailable, Kind::Tailnet),
+        ] {
+            assert_eq!(gate_shut("gate", &error.into()).kind, kind, "{error}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_address_but_the_last_gets_its_share_of_the_time() {
+        let within = Duration::from_secs(9);
+        let limit = Limit {
+            deadline: Deadline::after(within),
+            within,
+        };
+        let began = tokio::time::Instant::now();
+        for (parts, seconds) in [(3, 3), (2, 6), (1, 9)] {
+            let step = limit
+                .share(parts)
+                .over(std::future::pending::<()>(), || "it".into());
+            assert_eq!(step.await.unwrap_err().kind, Kind::Silent);
+            assert_eq!(began.elapsed().as_secs(), seconds);
+        }
+    }
+
+    #[test]
+    fn dials_and_streams_may_move_between_threads() {
+        fn may_move<T: Send>(_: &T) {}
+        fn may_be_moved<T: Send + Unpin>() {}
+        may_be_moved::<Stream>();
+        let proxy = SocketAddr::from(([127, 0, 0, 1], 1));
+        let settings = crate::config::snapshot::Tailnet {
+            suffix: None,
+            dial: DialWay::Direct,
+            socket: "/nowhere".into(),
+            proxy,
+        };
+        let tailnet = Tailnet::new(settings, crate::words::clock::Clock::system());
+        may_move(&dial(&tailnet, "host", 1, Duration::from_secs(1)));
+        may_move(&std::sync::Arc::new(tailnet).watch());
+    }
+}
