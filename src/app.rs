@@ -6,12 +6,13 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::info;
 
 use crate::admin::{self, Admin};
@@ -28,6 +29,8 @@ use crate::words::clock::Clock;
 
 /// How long requests may go on after the first signal: Cloud Run kills 10 s after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(8);
+/// How long the last access lines may take.
+const FLUSH: Duration = Duration::from_millis(200);
 
 /// Why an instance could not start.
 #[derive(Debug)]
@@ -237,15 +240,28 @@ pub fn run(inputs: Inputs, instance: String) -> Result<(), StartError> {
     let control = runtime().map_err(StartError::Machine)?;
     control.block_on(async {
         let app = App::build(inputs, Clock::system(), instance).await?;
-        let log = AccessLog::stdout(app.metrics()).map_err(StartError::Machine)?;
+        let (log, writer) = AccessLog::stdout(app.metrics()).map_err(StartError::Machine)?;
         announce(&app);
         let (data, control, draining) = app.split(log);
         let ended = on_data_thread(data).map_err(StartError::Machine)?;
-        tokio::select! {
-            failed = control.run() => failed.map_err(StartError::Machine),
-            ended = until_told(draining, ended) => ended.map_err(StartError::Machine),
-        }
+        let ended = tokio::select! {
+            failed = control.run() => failed,
+            ended = until_told(draining, ended) => ended,
+        };
+        flush(&writer).await;
+        ended.map_err(StartError::Machine)
     })
+}
+
+/// Lets the last access lines out, unless nobody reads them.
+async fn flush(writer: &JoinHandle<()>) {
+    let written = async {
+        while !writer.is_finished() {
+            sleep(FLUSH / 20).await;
+        }
+    };
+    // Requests that were cut off by the end of the drain still hold the log.
+    let _ = timeout(FLUSH, written).await;
 }
 
 /// Starts the data thread; what it ended with comes back.

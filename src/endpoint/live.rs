@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use jiff::Timestamp;
 use prometheus::{Histogram, IntCounter, IntGauge};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use super::idle::Idle;
@@ -19,6 +19,9 @@ use crate::api;
 use crate::metrics::Metrics;
 use crate::words::names::{BackendName, Kind, ServiceName};
 use crate::words::verdict::Verdict;
+
+/// Dials of requests to one endpoint at once.
+const DIALS: usize = 16;
 
 /// What an endpoint is known by: if any of it changes, it is another endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +46,9 @@ pub struct Endpoint {
     pub machine: Arc<Machine>,
     /// Kept-alive connections. Of the data thread only.
     pub idle: Idle,
+    /// Places for dials by requests: a machine that falls asleep must not cost a descriptor for
+    /// every request that waits for it.
+    pub dials: Semaphore,
     /// Tells its connections that the endpoint is lost, and dials that it is not thought able.
     pub lost: Lost,
     /// Metric handles.
@@ -109,6 +115,7 @@ impl Endpoint {
             handles: Handles::new(&key, metrics),
             idle: Idle::new(Duration::from_secs(api::idle_keep_seconds(key.kind))),
             host: host(&key),
+            dials: Semaphore::new(DIALS),
             key,
             machine,
             lost: Lost::new(),

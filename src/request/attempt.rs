@@ -27,6 +27,8 @@ use crate::words::outcome::{Failure, Kind};
 /// Between plans while no candidate can take the request.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MOST: Duration = Duration::from_millis(500);
+/// A dial through a tunnel that has just come up.
+const DIAL_LEAST: Duration = Duration::from_secs(1);
 /// An answer that must be read to be judged is longer only if it is something else.
 const JUDGED_MAX: usize = 64 * 1024;
 
@@ -251,6 +253,7 @@ struct Patience {
     wait: Deadline,
     start: Deadline,
     pause: Duration,
+    starting: bool,
 }
 
 impl Patience {
@@ -260,19 +263,26 @@ impl Patience {
             wait: Deadline::after(timeouts.wait),
             start: Deadline::after(timeouts.start),
             pause: PAUSE_FIRST,
+            starting: false,
         }
     }
 
+    /// What one dial may use of it. Who waited for tailscaled to start has time left to dial.
     fn left(&self) -> Duration {
-        self.wait.left()
+        let wait = self.wait.left();
+        if self.starting {
+            wait.max(self.start.left()).max(DIAL_LEAST)
+        } else {
+            wait
+        }
     }
 
     /// Pauses until a new plan is worth making; whether there is time for one. A tailscaled that
     /// is starting has `start`, everything else `wait`.
     async fn pause(&mut self, call: &Call<'_>, round: &Round<'_>) -> bool {
         let kind = round.last.as_ref().map(|(failure, _)| failure.kind);
-        let starting = matches!(kind, Some(Kind::DaemonAbsent | Kind::DaemonStarting));
-        let deadline = if starting {
+        self.starting = matches!(kind, Some(Kind::DaemonAbsent | Kind::DaemonStarting));
+        let deadline = if self.starting {
             &mut self.start
         } else {
             &mut self.wait

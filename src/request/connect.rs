@@ -40,27 +40,60 @@ pub(super) async fn connect(
     endpoint: &Endpoint,
     terms: Terms,
 ) -> Result<Connection, Failure> {
-    if !terms.fresh {
-        let changes = call.meaning.effect.changes();
-        let younger_than = if changes { FOR_CHANGES } else { Duration::MAX };
-        if let Some(connection) = endpoint.idle.take(younger_than).await {
-            return Ok(connection);
-        }
+    if let Some(connection) = idle(call, endpoint, terms).await {
+        return Ok(connection);
     }
     let able = endpoint.verdict().able();
     let within = bound(call, terms, able).min(terms.left);
-    let began = Instant::now();
     let mut waiting = endpoint.lost.wait();
-    let key = &endpoint.key;
-    let dialled = tokio::select! {
+    tokio::select! {
         biased;
-        dialled = dial(&call.proxy.tailnet, &key.host, key.port, within) => dialled,
+        opened = open(call, endpoint, terms, within) => opened,
         () = waiting.unable(), if able && terms.others => Err(Failure::unsent(
             Kind::Lost,
             "it stopped answering while it was dialled",
         )),
         never = ask_for_probes(endpoint) => never,
+    }
+}
+
+/// An idle connection that a request may use.
+async fn idle(call: &Call<'_>, endpoint: &Endpoint, terms: Terms) -> Option<Connection> {
+    if terms.fresh {
+        return None;
+    }
+    let changes = call.meaning.effect.changes();
+    endpoint
+        .idle
+        .take(if changes { FOR_CHANGES } else { Duration::MAX })
+        .await
+}
+
+/// Dials, as soon as there is a place for one more dial.
+async fn open(
+    call: &Call<'_>,
+    endpoint: &Endpoint,
+    terms: Terms,
+    within: Duration,
+) -> Result<Connection, Failure> {
+    let deadline = Deadline::after(within);
+    let waits = endpoint.dials.available_permits() == 0;
+    let place = tokio::select! {
+        biased;
+        place = endpoint.dials.acquire() => place,
+        () = deadline.passed() => {
+            return Err(Failure::unsent(Kind::Silent, "others are dialling it already, in vain"));
+        }
     };
+    if waits {
+        // Meanwhile a connection may have become idle.
+        if let Some(connection) = idle(call, endpoint, terms).await {
+            return Ok(connection);
+        }
+    }
+    let (began, key) = (Instant::now(), &endpoint.key);
+    let dialled = dial(&call.proxy.tailnet, &key.host, key.port, deadline.left()).await;
+    drop(place);
     record(call, endpoint, began.elapsed(), dialled.as_ref().err());
     Connection::open(dialled?, &endpoint.lost).await
 }

@@ -10,6 +10,7 @@ use std::io::{IsTerminal, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use jiff::Timestamp;
@@ -332,7 +333,9 @@ impl Ids {
         let sent = headers
             .get("x-request-id")
             .filter(|id| !id.is_empty() && id.len() <= ID_MAX && id.as_bytes().iter().all(plain));
-        sent.cloned().unwrap_or_else(|| self.make())
+        // Copied: a clone would keep the whole read buffer of the connection.
+        let copied = sent.and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok());
+        copied.unwrap_or_else(|| self.make())
     }
 
     fn make(&self) -> HeaderValue {
@@ -362,17 +365,18 @@ impl AccessLog {
         )
     }
 
-    /// Lines to stdout, by a thread of their own: JSON, or plain text on a terminal.
+    /// Lines to stdout, by a thread of their own: JSON, or plain text on a terminal. The thread
+    /// ends when nobody is left to log.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn stdout(metrics: &Metrics) -> std::io::Result<Self> {
+    pub fn stdout(metrics: &Metrics) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (log, from) = Self::channel(metrics);
         let json = !std::io::stdout().is_terminal();
-        std::thread::Builder::new()
+        let writer = std::thread::Builder::new()
             .name("access-log".to_owned())
             .spawn(move || write_lines(&from, json))?;
-        Ok(log)
+        Ok((log, writer))
     }
 
     fn write(&self, line: Line) {
