@@ -43,22 +43,22 @@ const START: Duration = Duration::from_secs(15);
 /// As for `WAIT`.
 const START_QDRANT: Duration = Duration::from_secs(4);
 /// Loading a model of 27B from disk takes minutes, and no head comes before it is loaded.
-const HEAD_INFERENCE: Duration = Duration::from_secs(10 * 60);
+const HEAD_INFERENCE: Duration = Duration::from_mins(10);
 /// Reads are answered from memory or not at all.
 const HEAD_READ: Duration = Duration::from_secs(30);
 /// Qdrant's own bound of a search is 60 s: its error must come before ours.
 const HEAD_READ_QDRANT: Duration = Duration::from_secs(65);
 /// Between two tokens of a model that swaps.
-const IDLE_INFERENCE: Duration = Duration::from_secs(5 * 60);
+const IDLE_INFERENCE: Duration = Duration::from_mins(5);
 /// Between two pieces of any other body.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 /// Cloud Run cuts a request at 300 s by default with a 504 of its own; our words come before.
 const TOTAL_CLOUD_RUN: Duration = Duration::from_secs(290);
 
 /// The shortest timeout accepted, in the file: less is a typo for a larger unit.
 pub const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 /// The longest: more is a typo for a smaller unit.
-pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+pub const TIMEOUT_MAX: Duration = Duration::from_hours(24);
 
 /// The port that a kind of service has on every machine; plain HTTP has none.
 pub const fn port(kind: Kind) -> Option<u16> {

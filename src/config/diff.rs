@@ -26,7 +26,7 @@ pub fn changes(old: &Snapshot, new: &Snapshot) -> Vec<String> {
             .active_backend
             .map_or("unset".into(), |id| snapshot.backend(id).name.to_string())
     };
-    changes.value("ACTIVE_BACKEND", "", active(old), active(new));
+    changes.value("ACTIVE_BACKEND", "", &active(old), &active(new));
     changes.0
 }
 
@@ -38,7 +38,7 @@ impl Changes {
     }
 
     /// `subject: what old -> new`, if they differ.
-    fn value<T: Display + PartialEq>(&mut self, subject: &str, what: &str, old: T, new: T) {
+    fn value<T: Display + PartialEq>(&mut self, subject: &str, what: &str, old: &T, new: &T) {
         if old != new {
             let blank = if what.is_empty() { "" } else { " " };
             self.say(format!("{subject}: {what}{blank}{old} -> {new}"));
@@ -93,21 +93,17 @@ fn tailnet(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
             .clone()
             .unwrap_or("asked".to_owned())
     };
-    changes.value("tailnet", "name", suffix(old), suffix(new));
+    changes.value("tailnet", "name", &suffix(old), &suffix(new));
     let (old, new) = (&old.tailnet, &new.tailnet);
     changes.value(
         "tailnet",
         "dial",
-        DialWay::as_str(old.dial),
-        DialWay::as_str(new.dial),
+        &DialWay::as_str(old.dial),
+        &DialWay::as_str(new.dial),
     );
-    changes.value(
-        "tailnet",
-        "socket",
-        old.socket.display().to_string(),
-        new.socket.display().to_string(),
-    );
-    changes.value("tailnet", "proxy", old.proxy, new.proxy);
+    let [was, is] = [old, new].map(|tailnet| tailnet.socket.display().to_string());
+    changes.value("tailnet", "socket", &was, &is);
+    changes.value("tailnet", "proxy", &old.proxy, &new.proxy);
 }
 
 fn backends(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
@@ -179,12 +175,12 @@ fn services(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
             }
             Seen::Both(before, service) => {
                 let subject = format!("service {}", service.name);
-                changes.value(&subject, "kind", before.kind, service.kind);
-                changes.value(&subject, "port", before.port, service.port);
+                changes.value(&subject, "kind", &before.kind, &service.kind);
+                changes.value(&subject, "port", &before.port, &service.port);
                 let [was, is] = [before.fallback, service.fallback].map(Fallback::as_str);
-                changes.value(&subject, "fallback", was, is);
+                changes.value(&subject, "fallback", &was, &is);
                 let (was, is) = (offered(old, before), offered(new, service));
-                changes.value(&subject, "backends", was, is);
+                changes.value(&subject, "backends", &was, &is);
                 timeouts(&subject, &before.timeouts, &service.timeouts, changes);
             }
         },
@@ -211,13 +207,13 @@ fn timeouts(subject: &str, old: &Timeouts, new: &Timeouts, changes: &mut Changes
         ("idle", old.idle, new.idle),
         ("probe", old.probe, new.probe),
     ] {
-        changes.value(subject, what, show_duration(old), show_duration(new));
+        changes.value(subject, what, &show_duration(old), &show_duration(new));
     }
     let bound = |bound: Option<_>, none: &str| bound.map_or(none.to_owned(), show_duration);
     let [was, is] = [old.head_change, new.head_change].map(|head| bound(head, "total"));
-    changes.value(subject, "head of writes", was, is);
+    changes.value(subject, "head of writes", &was, &is);
     let [was, is] = [old.total, new.total].map(|total| bound(total, "none"));
-    changes.value(subject, "total", was, is);
+    changes.value(subject, "total", &was, &is);
 }
 
 fn routes(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
@@ -232,8 +228,8 @@ fn routes(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
             let subject = format!("route {}", route.path);
             let (from, to) = (old.service(before.service), new.service(route.service));
             changes.value(&subject, "service", &from.name, &to.name);
-            changes.value(&subject, "strip", before.strip, route.strip);
-            changes.value(&subject, "host", host(before), host(route));
+            changes.value(&subject, "strip", &before.strip, &route.strip);
+            changes.value(&subject, "host", &host(before), &host(route));
             // What a route has from its service was said there.
             let own = before.timeouts != from.timeouts || route.timeouts != to.timeouts;
             if own && from.name == to.name {
@@ -256,11 +252,11 @@ fn schedule(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
     changes.value(
         "schedule",
         "timezone",
-        zone(&old.schedule),
-        zone(&new.schedule),
+        &zone(&old.schedule),
+        &zone(&new.schedule),
     );
     let default = |snapshot: &Snapshot| snapshot.backend(snapshot.schedule.default).name.clone();
-    changes.value("schedule", "default", default(old), default(new));
+    changes.value("schedule", "default", &default(old), &default(new));
     let lines = |snapshot: &Snapshot| -> Vec<String> {
         snapshot
             .schedule

@@ -115,10 +115,15 @@ impl Problem {
         };
         let title = level.primary_title(self.message.as_str()).id(self.code);
         let snippet = self.place.as_ref().map(|place| {
-            let mark = AnnotationKind::Primary.span(shown(text, &place.span));
-            Snippet::source(text)
+            let (line, span) = shown(text, &place.span);
+            Snippet::source(line)
+                .line_start(place.line)
                 .path(place.path.to_string_lossy())
-                .annotation(mark.label(self.label.as_deref()))
+                .annotation(
+                    AnnotationKind::Primary
+                        .span(span)
+                        .label(self.label.as_deref()),
+                )
         });
         let help = self.help.as_deref().map(|help| Level::HELP.message(help));
         let group = title.elements(snippet).elements(help);
@@ -270,14 +275,14 @@ impl<'s> Problems<'s> {
 
     /// What people should see, in the order of the file.
     ///
-    /// A syntax error makes its own line and all that seems absent untrustworthy, so what was
-    /// found there is left out: it would be noise about one mistake.
+    /// A syntax error makes its own line and all that seems absent untrustworthy, and one in a
+    /// table's header the whole table, so what was found there is left out: it would be noise
+    /// about one mistake.
     pub(super) fn sorted(mut self) -> Vec<Problem> {
-        let wrecked: BTreeSet<usize> = self
-            .found
-            .iter()
-            .filter(|found| found.is_syntax())
+        let errors = self.found.iter().filter(|found| found.is_syntax());
+        let wrecked: BTreeSet<usize> = errors
             .filter_map(line_of)
+            .flat_map(|line| self.table_from(line))
             .collect();
         if !wrecked.is_empty() {
             self.found.retain(|found| {
@@ -300,6 +305,22 @@ impl<'s> Problems<'s> {
             }
         }
         self.found
+    }
+
+    /// This line; all of the table, if it is the table's header.
+    fn table_from(&self, line: usize) -> Range<usize> {
+        let is_header = |line: &usize| {
+            let text = self
+                .lines
+                .get(line - 1)
+                .and_then(|start| self.source.text().get(*start..));
+            text.is_some_and(|text| text.trim_start_matches([' ', '\t']).starts_with('['))
+        };
+        if !is_header(&line) {
+            return line..line + 1;
+        }
+        let end = self.lines.len() + 1;
+        line..(line + 1..end).find(is_header).unwrap_or(end)
     }
 
     fn push(&mut self, problem: Problem) -> &mut Problem {
@@ -337,21 +358,35 @@ pub(super) fn suggest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
     }
 }
 
-/// The known word that is nearest to `word`, if it is near enough to be what was meant.
+/// The known word that is nearest to `word`, if it is near enough to be what was meant; else the
+/// only one that begins with it.
 pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = word.to_lowercase();
+    let known: Vec<&str> = known.into_iter().collect();
+    // Nothing we know is this long, and the comparison takes quadratic time.
+    if lower.len() > QUOTED {
+        return None;
+    }
     let allowed = (word.chars().count() / 3).max(1);
-    known
-        .into_iter()
+    let near = known
+        .iter()
         .map(|other| {
             (
                 strsim::damerau_levenshtein(&lower, &other.to_lowercase()),
-                other,
+                *other,
             )
         })
         .filter(|(distance, _)| *distance <= allowed)
         .min_by_key(|(distance, _)| *distance)
-        .map(|(_, other)| other)
+        .map(|(_, other)| other);
+    let mut longer = known
+        .into_iter()
+        .filter(|other| other.to_lowercase().starts_with(&lower));
+    near.or_else(|| {
+        longer
+            .next()
+            .filter(|_| lower.len() >= 3 && longer.next().is_none())
+    })
 }
 
 /// `"a", "b", "c"`.
@@ -380,11 +415,15 @@ fn boundary(text: &str, at: usize) -> usize {
         .unwrap_or(0)
 }
 
-/// The part of `span` that is on its first line: more would hide the message.
-fn shown(text: &str, span: &Range<usize>) -> Range<usize> {
-    let inside = text.get(span.clone()).unwrap_or_default();
-    let end = inside.find('\n').map_or(span.end, |at| span.start + at);
-    span.start..end
+/// The line on which `span` begins, and the part of the span that is on it: more would hide the
+/// message, and a whole large file would be searched again for each problem.
+fn shown<'t>(text: &'t str, span: &Range<usize>) -> (&'t str, Range<usize>) {
+    let (before, after) = text.split_at(boundary(text, span.start));
+    let begins = before.rfind('\n').map_or(0, |at| at + 1);
+    let ends = after.find('\n').map_or(text.len(), |at| before.len() + at);
+    let line = text[begins..ends].trim_end_matches('\r');
+    let within = |at: usize| at.saturating_sub(begins).min(line.len());
+    (line, within(span.start)..within(span.end))
 }
 
 #[cfg(test)]
@@ -421,6 +460,7 @@ mod tests {
             ("shedule", Some("schedule")),
             ("Services", Some("services")),
             ("hsot", Some("host")),
+            ("back", Some("backends")),
             ("include", None),
             ("", None),
         ] {

@@ -17,7 +17,7 @@ use super::defaults::SMALLEST;
 use super::problem::{Problem, Report};
 
 /// A routing.toml has some kilobytes; what is larger is another file.
-pub const SIZE_MAX: usize = 1 << 20;
+const SIZE_MAX: usize = 1 << 20;
 
 /// The text of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,10 +62,8 @@ pub fn read(path: &Path) -> Result<Source, Report> {
     let bytes = bytes(path)?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
-        let line = 1 + error.as_bytes()[..at]
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count();
+        let before = String::from_utf8_lossy(&error.as_bytes()[..at]);
+        let line = 1 + before.matches('\n').count();
         let what = format!("is not UTF-8 text: byte {at}, in line {line}, belongs to no character");
         problem(codes::NOT_UTF8, path, &what, "save it as UTF-8")
     })?;

@@ -12,13 +12,15 @@ mod schedule;
 mod services;
 mod timeouts;
 
+use std::ops::Range;
+
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::codes::{self, Code};
 use super::defaults;
-use super::env::{self, Environment};
-use super::moment::Moment;
+use super::env::Environment;
+use super::moment::{Moment, show};
 use super::problem::{Problems, list, quote, suggest};
 use super::raw::{At, Table};
 use super::snapshot::{Backend, BackendId, Origin, Service, ServiceId, Snapshot};
@@ -111,6 +113,11 @@ impl Scope<'_> {
         }
     }
 
+    /// `instant` in the zone of the schedule.
+    fn show(&self, instant: Timestamp) -> String {
+        show(instant, self.zone.as_ref().unwrap_or(&TimeZone::UTC))
+    }
+
     /// The backend under `key`.
     fn backend(
         &self,
@@ -127,15 +134,15 @@ impl Scope<'_> {
     fn backend_named(
         &self,
         name: &str,
-        span: &std::ops::Range<usize>,
+        span: &Range<usize>,
         problems: &mut Problems<'_>,
     ) -> Option<BackendId> {
         let found = self
             .backends
             .iter()
             .position(|backend| backend.name.as_str() == name);
-        // A name that is no name was reported where it is defined.
-        if found.is_none() && !self.root.table("backends").has(name) {
+        // What is defined and wrong was reported there.
+        if found.is_none() && self.root.lacks("backends", name) {
             problems
                 .at(
                     codes::REFERENCE,
@@ -152,14 +159,14 @@ impl Scope<'_> {
     fn service_named(
         &self,
         name: &str,
-        span: &std::ops::Range<usize>,
+        span: &Range<usize>,
         problems: &mut Problems<'_>,
     ) -> Option<ServiceId> {
         let found = self
             .services
             .iter()
             .position(|service| service.name.as_str() == name);
-        if found.is_none() && !self.root.table("services").has(name) {
+        if found.is_none() && self.root.lacks("services", name) {
             let names = self.services.iter().map(|service| service.name.as_str());
             problems
                 .at(
@@ -232,6 +239,8 @@ impl Scope<'_> {
         let without: Vec<&str> = self
             .services
             .iter()
+            // One without any was reported.
+            .filter(|service| !service.backends.is_empty())
             .filter(|service| !service.backends.contains(&backend))
             .map(|service| service.name.as_str())
             .collect();
@@ -249,7 +258,7 @@ impl Scope<'_> {
 }
 
 /// Reports a word that stands in a list for the second time.
-fn twice(name: &str, span: &std::ops::Range<usize>, problems: &mut Problems<'_>) {
+fn twice(name: &str, span: &Range<usize>, problems: &mut Problems<'_>) {
     problems
         .at(
             codes::TWICE,

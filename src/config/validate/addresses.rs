@@ -6,13 +6,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use super::super::codes;
-use super::super::defaults;
-use super::super::env::TAILNET_NAME;
-use super::super::problem::{Problems, quote};
-use super::super::raw::{At, Table};
-use super::super::snapshot::{DialWay, Listen, Tailnet};
 use super::{Scope, variable};
+use crate::config::codes;
+use crate::config::defaults;
+use crate::config::env::TAILNET_NAME;
+use crate::config::problem::{Problems, quote};
+use crate::config::raw::{At, Table};
+use crate::config::snapshot::{DialWay, Listen, Tailnet};
 
 /// `sun_path` of a Unix socket has 108 bytes with its NUL on Linux, 104 on a Mac.
 const SOCKET_MAX: usize = 103;

@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 use std::ops::Range;
 
-use super::super::codes;
-use super::super::problem::{Problems, quote};
-use super::super::raw::{At, Table};
-use super::super::snapshot::{Backend, Drain};
 use super::addresses::is_dns_name;
 use super::{Scope, text};
+use crate::config::codes;
+use crate::config::problem::{Problems, quote};
+use crate::config::raw::{At, Table};
+use crate::config::snapshot::{Backend, Drain};
 use crate::words::names::BackendName;
 
 pub(super) fn read(scope: &Scope<'_>, problems: &mut Problems<'_>) -> Vec<Backend> {

@@ -2,12 +2,12 @@
 //!
 //! Whether a pin has expired is not asked here: that is a matter of the time of a request.
 
-use super::super::codes;
-use super::super::env::ACTIVE_BACKEND;
-use super::super::problem::{Problems, suggest};
-use super::super::raw::Table;
-use super::super::snapshot::{BackendId, Pin, ServiceId};
 use super::{Scope, text, variable};
+use crate::config::codes;
+use crate::config::env::ACTIVE_BACKEND;
+use crate::config::problem::{Problems, suggest};
+use crate::config::raw::Table;
+use crate::config::snapshot::{BackendId, Pin, ServiceId};
 
 /// The backend that the emergency order names.
 pub(super) fn active_backend(scope: &Scope<'_>, problems: &mut Problems<'_>) -> Option<BackendId> {
@@ -17,6 +17,9 @@ pub(super) fn active_backend(scope: &Scope<'_>, problems: &mut Problems<'_>) -> 
         .position(|name| name == value)
         .map(BackendId);
     let Some(id) = found else {
+        if !scope.root.lacks("backends", value) {
+            return None;
+        }
         let help = format!("{}; or unset it", suggest(value, scope.backend_names()));
         let what = "is no backend of the file";
         variable(

@@ -5,12 +5,12 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::super::codes;
-use super::super::problem::{Problems, nearest, quote};
-use super::super::raw::{At, Table};
-use super::super::snapshot::{HostHeader, Route, ServiceId};
 use super::addresses::is_dns_name;
 use super::{Scope, timeouts};
+use crate::config::codes;
+use crate::config::problem::{Problems, nearest, quote};
+use crate::config::raw::{At, Table};
+use crate::config::snapshot::{HostHeader, Route, ServiceId};
 
 pub(super) fn read(scope: &Scope<'_>, problems: &mut Problems<'_>) -> Vec<Route> {
     let mut routes = match scope.root.tables("routes") {
@@ -42,6 +42,7 @@ fn written(scope: &Scope<'_>, tables: &[Table], problems: &mut Problems<'_>) -> 
                 "routes has none",
             )
             .help("add one, or leave the key out for /<service> each");
+        return Vec::new();
     }
     let mut lines: HashMap<&str, usize> = HashMap::new();
     let mut routes = Vec::new();

@@ -8,14 +8,14 @@ use std::ops::Range;
 use jiff::Timestamp;
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 
-use super::super::codes;
-use super::super::defaults;
-use super::super::env::SWITCH_DATE;
-use super::super::moment::{Moment, show};
-use super::super::problem::{Problems, nearest, quote};
-use super::super::raw::{At, Table};
-use super::super::snapshot::{BackendId, Schedule, ServiceId, Switch};
 use super::{Scope, variable};
+use crate::config::codes;
+use crate::config::defaults;
+use crate::config::env::SWITCH_DATE;
+use crate::config::moment::Moment;
+use crate::config::problem::{Problems, nearest, quote};
+use crate::config::raw::{At, Table};
+use crate::config::snapshot::{BackendId, Schedule, ServiceId, Switch};
 
 /// The zone of times without an offset; `None` if it is unknown, which is reported.
 pub(super) fn zone(root: &Table, problems: &mut Problems<'_>) -> Option<TimeZone> {
@@ -56,15 +56,15 @@ pub(super) fn read(
         .iter()
         .filter_map(|table| switch(scope, table, problems))
         .collect();
-    let (default, zone) = (default?, scope.zone.clone()?);
-    let whole = switches.len() == tables.len() && (tables.is_empty() != table.has("switch"));
+    let readable = table.tables("switch").is_some() || !table.has("switch");
+    let whole = readable && switches.len() == tables.len();
     switch_date(scope, default, whole.then_some(&mut switches), problems);
     switches.sort_by_key(|(switch, _)| switch.at);
-    one_at_a_time(scope, &zone, &switches, problems);
+    one_at_a_time(scope, &switches, problems);
     let switches = switches.into_iter().map(|(switch, _)| switch).collect();
     Some(Schedule {
-        zone,
-        default,
+        zone: scope.zone.clone()?,
+        default: default?,
         switches,
     })
 }
@@ -126,7 +126,7 @@ fn switch(
 /// question then.
 fn switch_date(
     scope: &Scope<'_>,
-    default: BackendId,
+    default: Option<BackendId>,
     switches: Option<&mut Vec<(Switch, Range<usize>)>>,
     problems: &mut Problems<'_>,
 ) {
@@ -139,15 +139,19 @@ fn switch_date(
     };
     match switches.as_mut_slice() {
         [] if scope.backends.len() == 2 => {
-            let to = BackendId(1 - default.0);
-            switches.push((
-                Switch {
-                    at,
-                    to,
-                    services: None,
-                },
-                0..0,
-            ));
+            // Without a default, which was reported, there is no other one.
+            let other = default.map(|default| BackendId(1 - default.0));
+            let switch = |to| {
+                (
+                    Switch {
+                        at,
+                        to,
+                        services: None,
+                    },
+                    0..0,
+                )
+            };
+            switches.extend(other.map(switch));
         }
         [] => {
             let what = format!("does not say to which of {} backends", scope.backends.len());
@@ -157,8 +161,7 @@ fn switch_date(
             );
         }
         [(switch, span)] if switch.at != at => {
-            let zone = scope.zone.clone().unwrap_or(TimeZone::UTC);
-            let replaced = show(switch.at, &zone);
+            let replaced = scope.show(switch.at);
             let message = format!("SWITCH_DATE={value} replaces the switch at {replaced}");
             switch.at = at;
             problems
@@ -208,7 +211,6 @@ fn switch_date_instant<'a>(
 /// Reports two switches of one service at one instant.
 fn one_at_a_time(
     scope: &Scope<'_>,
-    zone: &TimeZone,
     switches: &[(Switch, Range<usize>)],
     problems: &mut Problems<'_>,
 ) {
@@ -226,7 +228,7 @@ fn one_at_a_time(
             let line = problems.line(first.start);
             let message = format!(
                 "service {service} has two switches at {}",
-                show(switch.at, zone)
+                scope.show(switch.at)
             );
             problems
                 .at(codes::TWICE, span, message)

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::super::codes;
-use super::super::defaults;
-use super::super::problem::Problems;
-use super::super::raw::{At, Table};
-use super::super::snapshot::{BackendId, Fallback, Service};
 use super::{Scope, timeouts, twice};
+use crate::config::codes;
+use crate::config::defaults;
+use crate::config::problem::Problems;
+use crate::config::raw::{At, Table};
+use crate::config::snapshot::{BackendId, Fallback, Service};
 use crate::words::names::{Kind, ServiceName};
 
 pub(super) fn read(scope: &Scope<'_>, problems: &mut Problems<'_>) -> Vec<Service> {

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::super::codes;
-use super::super::defaults;
-use super::super::problem::Problems;
-use super::super::raw::Table;
-use super::super::snapshot::Timeouts;
 use super::Scope;
+use crate::config::codes;
+use crate::config::defaults;
+use crate::config::problem::Problems;
+use crate::config::raw::Table;
+use crate::config::snapshot::Timeouts;
 use crate::words::names::Kind;
 use crate::words::units::show_duration;
 

@@ -1,0 +1,469 @@
+//! The walk that holds the tree of a file against the table of keys.
+//!
+//! Owns the problems of single keys and values. One that was reported stays behind as
+//! [`Value::Broken`]; so does one under a misspelt key, as the key that was meant.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::{At, ROOT, Row, Shape, Table, Value};
+use crate::config::codes;
+use crate::config::defaults::{TIMEOUT_MAX, TIMEOUT_MIN};
+use crate::config::env::{Environment, Unexpanded};
+use crate::config::moment::Moment;
+use crate::config::problem::{Problems, list, nearest, quote, suggest};
+use crate::words::names::{NAME_MAX, is_name};
+use crate::words::units::{parse_duration, show_duration};
+
+/// The walk over the tree.
+pub(super) struct Walk<'w, 's> {
+    env: &'w Environment,
+    text: &'w str,
+    /// From this byte on nothing is reported: see `syntax`.
+    wreck: Option<usize>,
+    problems: &'w mut Problems<'s>,
+}
+
+impl<'w, 's> Walk<'w, 's> {
+    pub(super) fn new(
+        env: &'w Environment,
+        text: &'w str,
+        wreck: Option<usize>,
+        problems: &'w mut Problems<'s>,
+    ) -> Self {
+        Self {
+            env,
+            text,
+            wreck,
+            problems,
+        }
+    }
+
+    /// The whole file.
+    pub(super) fn root(&mut self, table: &DeTable<'_>) -> Table {
+        self.table(table, ROOT, 0..0, "")
+    }
+
+    fn table(
+        &mut self,
+        table: &DeTable<'_>,
+        rows: &'static [Row],
+        span: Range<usize>,
+        path: &str,
+    ) -> Table {
+        let mut entries = Vec::new();
+        for (key, value) in self.in_order(table) {
+            let name: &str = key.get_ref();
+            let Some(row) = rows.iter().find(|row| row.key == name) else {
+                let meant = self
+                    .unknown(key, rows, path)
+                    .filter(|meant| !table.contains_key(*meant));
+                let broken = At {
+                    value: Value::Broken,
+                    span: value.span(),
+                };
+                entries.extend(meant.map(|meant| {
+                    (
+                        At {
+                            value: meant.to_owned(),
+                            span: key.span(),
+                        },
+                        broken,
+                    )
+                }));
+                continue;
+            };
+            let value = self.value(value, row.shape, &join(path, name));
+            entries.push((
+                At {
+                    value: name.to_owned(),
+                    span: key.span(),
+                },
+                value,
+            ));
+        }
+        let table = Table { span, entries };
+        for row in rows
+            .iter()
+            .filter(|row| row.required && !table.has(row.key))
+        {
+            self.missing(row, &table.span, path);
+        }
+        table
+    }
+
+    /// A table whose keys are names. One that is no table stays as an empty one, so that what
+    /// refers to its name is not reported too.
+    fn named(
+        &mut self,
+        table: &DeTable<'_>,
+        rows: &'static [Row],
+        span: Range<usize>,
+        path: &str,
+    ) -> Table {
+        let mut entries = Vec::new();
+        for (key, value) in self.in_order(table) {
+            let name: &str = key.get_ref();
+            let shown = if is_name(name) {
+                name.to_owned()
+            } else {
+                quote(name)
+            };
+            if !is_name(name) {
+                self.no_name(name, &key.span());
+            }
+            let mut read = self.value(value, Shape::Table(rows), &join(path, &shown));
+            if matches!(read.value, Value::Broken) {
+                read.value = Value::Table(Table {
+                    span: read.span.clone(),
+                    ..Table::default()
+                });
+            }
+            entries.push((
+                At {
+                    value: name.to_owned(),
+                    span: key.span(),
+                },
+                read,
+            ));
+        }
+        Table { span, entries }
+    }
+
+    /// The entries in the order of the file, up to where it can be trusted.
+    fn in_order<'t, 'i>(
+        &self,
+        table: &'t DeTable<'i>,
+    ) -> Vec<(
+        &'t Spanned<toml::de::DeString<'i>>,
+        &'t Spanned<DeValue<'i>>,
+    )> {
+        let trusted = |at: usize| self.wreck.is_none_or(|wreck| at < wreck);
+        let mut entries: Vec<_> = table
+            .iter()
+            .filter(|(key, _)| trusted(key.span().start))
+            .collect();
+        entries.sort_by_key(|(key, _)| key.span().start);
+        entries
+    }
+
+    fn value(&mut self, value: &Spanned<DeValue<'_>>, shape: Shape, path: &str) -> At<Value> {
+        let span = value.span();
+        // A bracket that was never closed has everything in it.
+        if self.wreck.is_some_and(|wreck| span.start >= wreck) {
+            return At {
+                value: Value::Broken,
+                span,
+            };
+        }
+        let read = match (shape, value.get_ref()) {
+            (Shape::Table(rows), DeValue::Table(table)) => {
+                Some(Value::Table(self.table(table, rows, span.clone(), path)))
+            }
+            (Shape::Named(rows), DeValue::Table(table)) => {
+                Some(Value::Table(self.named(table, rows, span.clone(), path)))
+            }
+            (Shape::Tables(rows), DeValue::Array(items)) => self.tables(items, rows, path),
+            (Shape::Texts, DeValue::Array(items)) => self.texts(items, path),
+            (Shape::Flag, DeValue::Boolean(flag)) => Some(Value::Flag(*flag)),
+            (Shape::Port, DeValue::Integer(number)) => {
+                self.port(number.as_str(), number.radix(), &span, path)
+            }
+            (Shape::Moment, DeValue::Datetime(moment)) => {
+                self.moment(&moment.to_string(), &span, path)
+            }
+            (_, DeValue::String(text)) if is_text(shape) => self
+                .expand(text, &span, path)
+                .and_then(|text| self.text(text, shape, &span, path)),
+            (_, other) => self.wrong_type(shape, other, &span, path),
+        };
+        At {
+            value: read.unwrap_or(Value::Broken),
+            span,
+        }
+    }
+
+    fn tables(
+        &mut self,
+        items: &[Spanned<DeValue<'_>>],
+        rows: &'static [Row],
+        path: &str,
+    ) -> Option<Value> {
+        let mut tables = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            let read = self.value(item, Shape::Table(rows), &format!("{path}[{index}]"));
+            match read.value {
+                Value::Table(table) => tables.push(table),
+                _ => return None,
+            }
+        }
+        Some(Value::Tables(tables))
+    }
+
+    fn texts(&mut self, items: &[Spanned<DeValue<'_>>], path: &str) -> Option<Value> {
+        let mut texts = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            let At { value, span } = self.value(item, Shape::Text, &format!("{path}[{index}]"));
+            match value {
+                Value::Text(value) => texts.push(At { value, span }),
+                _ => return None,
+            }
+        }
+        Some(Value::Texts(texts))
+    }
+
+    fn text(
+        &mut self,
+        text: String,
+        shape: Shape,
+        span: &Range<usize>,
+        path: &str,
+    ) -> Option<Value> {
+        match shape {
+            Shape::Word(words) => self.word(text, &words(), span, path),
+            Shape::Address => {
+                let help = "write an IP address and a port, such as \"127.0.0.1:8484\"";
+                let address = text.parse().ok().map(Value::Address);
+                address.or_else(|| self.bad(span, path, &text, help))
+            }
+            Shape::Duration => self.duration(&text, span, path).map(Value::Duration),
+            Shape::Bound if text == "none" => Some(Value::Bound(None)),
+            Shape::Bound => self
+                .duration(&text, span, path)
+                .map(|length| Value::Bound(Some(length))),
+            Shape::Moment => self.moment(&text, span, path),
+            _ => Some(Value::Text(text)),
+        }
+    }
+
+    fn word(
+        &mut self,
+        text: String,
+        words: &[&'static str],
+        span: &Range<usize>,
+        path: &str,
+    ) -> Option<Value> {
+        if words.contains(&text.as_str()) {
+            return Some(Value::Text(text));
+        }
+        let help = suggest(&text, words.iter().copied());
+        self.bad(span, path, &text, &help)
+    }
+
+    fn duration(&mut self, text: &str, span: &Range<usize>, path: &str) -> Option<Duration> {
+        let length = match parse_duration(text) {
+            Ok(length) => length,
+            Err(help) => {
+                self.bad(span, path, text, &help);
+                return None;
+            }
+        };
+        if (TIMEOUT_MIN..=TIMEOUT_MAX).contains(&length) {
+            return Some(length);
+        }
+        let [least, most] = [TIMEOUT_MIN, TIMEOUT_MAX].map(show_duration);
+        self.bad(
+            span,
+            path,
+            text,
+            &format!("write a duration between {least} and {most}"),
+        );
+        None
+    }
+
+    fn moment(&mut self, text: &str, span: &Range<usize>, path: &str) -> Option<Value> {
+        if let Some(moment) = Moment::parse(text) {
+            return Some(Value::Moment(moment));
+        }
+        let help = "write a date such as 2025-02-17, or a time such as 2025-02-17T09:00:00+09:00";
+        self.bad(span, path, text, help)
+    }
+
+    fn port(&mut self, digits: &str, radix: u32, span: &Range<usize>, path: &str) -> Option<Value> {
+        match u16::from_str_radix(digits, radix) {
+            Ok(port) if port > 0 => Some(Value::Port(port)),
+            _ => {
+                let written = self.text.get(span.clone()).unwrap_or(digits).to_owned();
+                self.problems
+                    .at(codes::VALUE, span, format!("{path} cannot be {written}"))
+                    .help("write a port between 1 and 65535");
+                None
+            }
+        }
+    }
+
+    fn expand(&mut self, text: &str, span: &Range<usize>, path: &str) -> Option<String> {
+        let wrong = match self.env.expand(text) {
+            Ok(text) => return Some(text),
+            Err(wrong) => wrong,
+        };
+        for reason in wrong {
+            let code = match reason {
+                Unexpanded::Form { .. } => codes::EXPANSION,
+                Unexpanded::Unset { .. } | Unexpanded::NotUtf8 { .. } => codes::UNSET_VARIABLE,
+            };
+            let (message, help) = reason.message_and_help();
+            self.problems
+                .at(code, span, format!("{path}: {message}"))
+                .help(help);
+        }
+        None
+    }
+
+    fn bad(&mut self, span: &Range<usize>, path: &str, text: &str, help: &str) -> Option<Value> {
+        self.problems
+            .at(
+                codes::VALUE,
+                span,
+                format!("{path} cannot be {}", quote(text)),
+            )
+            .help(help);
+        None
+    }
+
+    fn wrong_type(
+        &mut self,
+        shape: Shape,
+        found: &DeValue<'_>,
+        span: &Range<usize>,
+        path: &str,
+    ) -> Option<Value> {
+        let (expected, example) = expected(shape);
+        let found = found_type(found);
+        self.problems
+            .at(
+                codes::WRONG_TYPE,
+                span,
+                format!("{path} must be {expected}, and is {found}"),
+            )
+            .label(format!("this is {found}"))
+            .help(format!("write it as in {} = {example}", last(path)));
+        None
+    }
+
+    /// Reports a key without a row; yields the key that was probably meant.
+    fn unknown(
+        &mut self,
+        key: &Spanned<toml::de::DeString<'_>>,
+        rows: &'static [Row],
+        path: &str,
+    ) -> Option<&'static str> {
+        let name: &str = key.get_ref();
+        let known = rows.iter().map(|row| row.key);
+        let meant = nearest(name, known.clone());
+        let help = match meant {
+            Some(near) => format!("did you mean {near:?}?"),
+            None => match home(name, ROOT, "") {
+                Some(home) => format!("{name:?} belongs in {home}"),
+                None => format!("known here: {}", list(known)),
+            },
+        };
+        let place = if path.is_empty() {
+            String::new()
+        } else {
+            format!(" in {path}")
+        };
+        self.problems
+            .at(
+                codes::UNKNOWN_KEY,
+                &key.span(),
+                format!("unknown key {}{place}", quote(name)),
+            )
+            .help(help);
+        meant
+    }
+
+    fn missing(&mut self, row: &Row, span: &Range<usize>, path: &str) {
+        let (_, example) = expected(row.shape);
+        self.problems
+            .at(codes::MISSING, span, format!("{path} has no {:?}", row.key))
+            .help(format!("add it, as in {} = {example}", row.key));
+    }
+
+    fn no_name(&mut self, name: &str, span: &Range<usize>) {
+        self.problems
+            .at(codes::NO_NAME, span, format!("{} is no name", quote(name)))
+            .help(format!(
+                "a name has 1 to {NAME_MAX} ASCII letters, digits, - or _, and begins with a \
+                 letter or a digit"
+            ));
+    }
+}
+
+/// Whether the shape is written as a string.
+fn is_text(shape: Shape) -> bool {
+    matches!(
+        shape,
+        Shape::Text
+            | Shape::Word(_)
+            | Shape::Address
+            | Shape::Duration
+            | Shape::Bound
+            | Shape::Moment
+    )
+}
+
+/// What a shape is called, with an example.
+fn expected(shape: Shape) -> (&'static str, &'static str) {
+    match shape {
+        Shape::Text => ("a string", "\"..\""),
+        Shape::Word(_) => ("a word in quotes", "\"..\""),
+        Shape::Flag => ("true or false", "true"),
+        Shape::Port => ("a number", "6333"),
+        Shape::Address => ("an address in quotes", "\"127.0.0.1:8484\""),
+        Shape::Duration => ("a duration in quotes", "\"10s\""),
+        Shape::Bound => ("a duration in quotes or \"none\"", "\"10s\""),
+        Shape::Moment => ("a date or a time", "2025-02-17"),
+        Shape::Texts => ("a list of strings", "[\"..\"]"),
+        Shape::Table(_) | Shape::Named(_) => ("a table", "{ .. }"),
+        Shape::Tables(_) => ("a list of tables", "[{ .. }]"),
+    }
+}
+
+fn found_type(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) | DeValue::Float(_) => "a number",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date or a time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+/// The first table of the whole file in which `name` is a key, as its header is written.
+fn home(name: &str, rows: &[Row], path: &str) -> Option<String> {
+    let here = if path.is_empty() {
+        "the top level".to_owned()
+    } else {
+        format!("[{path}]")
+    };
+    if rows.iter().any(|row| row.key == name) {
+        return Some(here);
+    }
+    rows.iter().find_map(|row| match row.shape {
+        Shape::Table(inner) => home(name, inner, &join(path, row.key)),
+        Shape::Named(inner) => home(name, inner, &join(&join(path, row.key), "NAME")),
+        Shape::Tables(inner) => {
+            home(name, inner, &join(path, row.key)).map(|table| format!("[{table}]"))
+        }
+        _ => None,
+    })
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{path}.{key}")
+    }
+}
+
+/// The last key of a path.
+fn last(path: &str) -> &str {
+    let key = path.rsplit('.').next().unwrap_or(path);
+    key.split('[').next().unwrap_or(key)
+}

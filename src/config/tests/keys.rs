@@ -1,0 +1,162 @@
+//! The table of keys against its documentation and its effect.
+
+use std::collections::BTreeSet;
+
+use super::super::raw::{ROOT, Row, Shape};
+use super::*;
+
+#[test]
+fn codes_have_one_meaning_and_reasons_are_a_closed_set() {
+    let source = include_str!("../codes.rs");
+    let ids: Vec<_> = source
+        .match_indices("(\"")
+        .map(|(at, _)| &source[at + 2..at + 6])
+        .collect();
+    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len());
+}
+
+/// One value that differs from the default, for each key of the table.
+fn example(path: &str) -> &'static str {
+    let last = path.rsplit('.').next().unwrap();
+    match path {
+        "listen.data" => "\"127.0.0.1:1\"",
+        "listen.admin" => "\"127.0.0.1:2\"",
+        "tailnet.name" => "\"tail9\"",
+        "tailnet.dial" => "\"socks5\"",
+        "tailnet.socket" => "\"/run/x.sock\"",
+        "tailnet.proxy" => "\"127.0.0.1:3\"",
+        "backends.N.host" => "\"100.64.0.7\"",
+        "services.N.kind" | "routes.service" => "\"qdrant\"",
+        "services.N.port" => "7",
+        "services.N.fallback" => "\"none\"",
+        "services.N.backends" => "[\"N\"]",
+        "routes.path" => "\"/other\"",
+        "routes.strip" | "pin.writes" => "false",
+        "routes.host" => "\"preserve\"",
+        "schedule.timezone" => "\"Asia/Tokyo\"",
+        "schedule.default" => "\"mac-dev1\"",
+        _ if matches!(last, "reason" | "by") => "\"somebody\"",
+        _ if last == "services" => "[\"ollama\"]",
+        _ if last == "to" => "\"mac-dev1\"",
+        _ if matches!(last, "until" | "at") => "2031-01-01",
+        _ => "\"7s\"",
+    }
+}
+
+/// The path of every key that takes a value.
+fn leaves(rows: &[Row], path: &str, into: &mut Vec<String>) {
+    for row in rows {
+        let here = if path.is_empty() {
+            row.key.into()
+        } else {
+            format!("{path}.{}", row.key)
+        };
+        match row.shape {
+            Shape::Table(inner) | Shape::Tables(inner) => leaves(inner, &here, into),
+            Shape::Named(inner) => leaves(inner, &format!("{here}.N"), into),
+            _ => into.push(here),
+        }
+    }
+}
+
+#[test]
+fn every_key_of_the_table_is_documented_and_does_something() {
+    let readme = include_str!("../../../config/README.md");
+    let mut paths = Vec::new();
+    leaves(ROOT, "", &mut paths);
+    assert!(paths.len() > 40);
+    for path in paths {
+        let last = path.rsplit('.').next().unwrap();
+        assert!(
+            readme.contains(&format!("`{last}`")),
+            "{path} is not in config/README.md"
+        );
+        let base = good(&base_for(&path, None), &[]);
+        let changed = good(&base_for(&path, Some(example(&path))), &[]);
+        let same_value = path == "pin.writes";
+        assert!(
+            same_value || !changes(&base, &changed).is_empty(),
+            "{path} changes nothing"
+        );
+    }
+}
+
+/// A file in which `path` may be written, with and without it.
+fn base_for(path: &str, value: Option<&str>) -> String {
+    let key = path.rsplit('.').next().unwrap();
+    let table = path.strip_suffix(key).unwrap().trim_end_matches('.');
+    let set = value
+        .map(|value| format!("{key} = {value}\n"))
+        .unwrap_or_default();
+    let unless = |this: &str, line: &str| {
+        if key == this && value.is_some() {
+            String::new()
+        } else {
+            format!("{line}\n")
+        }
+    };
+    let default = unless("default", "default = \"macbook-m1\"");
+    let schedule = if table == "schedule" {
+        set.as_str()
+    } else {
+        ""
+    };
+    let default = if table == "schedule" {
+        default
+    } else {
+        "default = \"macbook-m1\"\n".into()
+    };
+    let head = format!("{TWO}[schedule]\n{default}{schedule}");
+    head + &table_for(table, key, value.is_some(), &set)
+}
+
+/// The table with `set` in it, and what else it needs to be valid.
+fn table_for(table: &str, key: &str, is_set: bool, set: &str) -> String {
+    let unless = |this: &str, line: &str| {
+        if key == this && is_set {
+            String::new()
+        } else {
+            format!("{line}\n")
+        }
+    };
+    match table {
+        "schedule" => String::new(),
+        "backends.N" | "backends.N.drain" => format!("[backends.N]\n[{table}]\n{set}")
+            .replace("[backends.N]\n[backends.N]", "[backends.N]"),
+        "services.N" | "services.N.timeouts" => {
+            let port = if key == "port" && is_set {
+                ""
+            } else {
+                "port = 9\n"
+            };
+            let inner = if table == "services.N" {
+                ""
+            } else {
+                "[services.N.timeouts]\n"
+            };
+            format!("[backends.N]\n[services.N]\n{port}{inner}{set}")
+        }
+        "routes" | "routes.timeouts" => {
+            let path = unless("path", "path = \"/x\"");
+            let service = unless("service", "service = \"ollama\"");
+            let inner = if table == "routes" {
+                ""
+            } else {
+                "[routes.timeouts]\n"
+            };
+            let rest = "[[routes]]\npath = \"/o\"\nservice = \"ollama\"\n\
+                        [[routes]]\npath = \"/q\"\nservice = \"qdrant\"\n";
+            format!("{rest}[[routes]]\n{path}{service}{inner}{set}")
+        }
+        "schedule.switch" => {
+            let at = unless("at", "at = 2030-01-01");
+            let to = unless("to", "to = \"macbook-m1\"");
+            format!("[[schedule.switch]]\n{at}{to}{set}")
+        }
+        "pin" => {
+            let to = unless("to", "to = \"macbook-m1\"");
+            format!("[[pin]]\n{to}{set}")
+        }
+        _ => format!("[{table}]\n{set}"),
+    }
+}
