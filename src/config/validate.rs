@@ -190,7 +190,8 @@ impl Scope<'_> {
         problems: &mut Problems<'_>,
     ) -> Option<Vec<ServiceId>> {
         let Some(At { value: names, span }) = table.get::<&[At<String>]>("services") else {
-            self.offered_by(to, problems);
+            let help = "name the services it is for, in services = [..], if the rest is not meant";
+            self.offered_by(to, help, problems);
             return None;
         };
         if names.is_empty() {
@@ -221,7 +222,12 @@ impl Scope<'_> {
     }
 
     /// Warns of services that a backend does not offer and is made active for.
-    fn offered_by(&self, to: Option<&At<BackendId>>, problems: &mut Problems<'_>) {
+    fn offered_by(
+        &self,
+        to: Option<&At<BackendId>>,
+        help: impl Into<String>,
+        problems: &mut Problems<'_>,
+    ) {
         let Some(to) = to else { return };
         if let Some(without) = self.not_offered(to.value) {
             problems
@@ -230,7 +236,7 @@ impl Scope<'_> {
                     &to.span,
                     self.not_offered_message(to.value, &without),
                 )
-                .help("name the services it is for, in services = [..], if the rest is not meant");
+                .help(help);
         }
     }
 

@@ -67,9 +67,9 @@ impl Inputs {
             .chain(&self.stand_in)
             .cloned()
             .collect();
-        let mut watcher = Watcher::new(paths, self.mode);
+        let mut watcher = Watcher::new(paths, self.mode, Vec::new());
         loop {
-            let mut seen = watcher.changed().await.into_iter();
+            let mut seen = watcher.changed().await.files.into_iter();
             let Some(truth) = seen.next().map(|source| self.load(source)) else {
                 return;
             };

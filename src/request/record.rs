@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use jiff::Timestamp;
@@ -27,8 +28,8 @@ use crate::words::outcome::{Failure, Kind, Phase};
 
 /// Lines that may wait for the writer.
 const BACKLOG: usize = 4096;
-/// Lines written at once.
-const BATCH: usize = 256;
+/// How long lines are gathered before they are written.
+const GATHER: Duration = Duration::from_millis(20);
 /// Longest request id that is taken over from a client, in bytes.
 const ID_MAX: usize = 64;
 
@@ -386,11 +387,17 @@ impl AccessLog {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a thread of its own: nothing else waits for it"
+)]
 fn write_lines(from: &Receiver<Line>, json: bool) {
     let mut text = String::new();
     while let Ok(first) = from.recv() {
+        // One wake-up and one write for all lines of a while, not for each.
+        std::thread::sleep(GATHER);
         text.clear();
-        for line in std::iter::once(first).chain(from.try_iter().take(BATCH)) {
+        for line in std::iter::once(first).chain(from.try_iter().take(BACKLOG)) {
             line.append_to(&mut text, json);
         }
         // Nobody reads: the proxy goes on.

@@ -78,7 +78,8 @@ fn default(
 ) -> Option<BackendId> {
     if table.has("default") {
         let to = scope.backend(table, "default", problems)?;
-        scope.offered_by(Some(&to), problems);
+        let help = "for those say which in schedule.switch, with services = [..] and a past date";
+        scope.offered_by(Some(&to), help, problems);
         return Some(to.value);
     }
     let first = scope.backends.first()?;
