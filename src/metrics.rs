@@ -100,7 +100,7 @@ families!(
         pin_active: IntGaugeVec("tailhop_pin_active", "1 while a pin holds.", &["service"]),
         pin_expiry: GaugeVec("tailhop_pin_expiry_timestamp_seconds", "When the pin that holds expires; 0: none holds, or it has no expiry.", &["service"]),
         next_switch: GaugeVec("tailhop_schedule_next_timestamp_seconds", "When the next planned switch comes; 0: none is planned.", &["service"]),
-        contradiction: IntGaugeVec("tailhop_active_backend_contradicts_schedule", "1 while ACTIVE_BACKEND names another backend than the schedule.", &["service"]),
+        contradiction: IntGaugeVec("tailhop_active_backend_contradicts_schedule", "1 while `ACTIVE_BACKEND` names another backend than the schedule.", &["service"]),
 
         tunnel: IntGaugeVec("tailhop_tunnel_state", "1 for the state of the tunnel that holds.", &["state"]),
         log_dropped: IntCounter("tailhop_log_dropped_total", "Access lines dropped because the output was full."),

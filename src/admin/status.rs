@@ -17,7 +17,7 @@ use crate::words::effect::Effect;
 use crate::words::verdict::Verdict;
 
 /// A backend serves if it answered a request within this time.
-pub(super) const SERVING: Duration = Duration::from_secs(60);
+pub(super) const SERVING: Duration = Duration::from_mins(1);
 
 /// The whole answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -25,7 +25,7 @@ pub fn body(kind: Kind, path: &str, status: StatusCode, message: &str) -> String
     .to_string()
 }
 
-/// The error types that OpenAI's and Anthropic's clients know.
+/// The error types that the clients of these APIs know.
 fn word(status: StatusCode) -> &'static str {
     match status {
         StatusCode::NOT_FOUND => "not_found_error",

@@ -14,6 +14,7 @@ use crate::api;
 use crate::config::snapshot::{Route, Snapshot};
 use crate::config::{Environment, load, read};
 use crate::plan::candidates::{Plan, excluded, plan};
+use crate::plan::reason::Refusal;
 use crate::plan::route::{match_route, upstream_path};
 use crate::plan::schedule::next_switch;
 use crate::words::effect::Meaning;
@@ -193,7 +194,7 @@ impl Explanation {
         self.op = Some(meaning.op);
         self.excluded = excluded_of(snapshot, route, meaning, &plan, now);
         self.candidates = candidates_of(snapshot, route, &plan, verdicts);
-        self.refusal = plan.refusal.map(|refusal| refusal.sentence());
+        self.refusal = plan.refusal.map(Refusal::sentence);
         self.active = Some(Active {
             backend: snapshot.backend(plan.active.backend).name.to_string(),
             why: plan.active.why.as_str().to_owned(),

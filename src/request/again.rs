@@ -20,6 +20,10 @@ pub(super) enum Again {
 
 /// Where a request stands when an attempt of it failed.
 #[derive(Clone, Copy, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a column of the table"
+)]
 pub(super) struct Standing {
     /// Whether it changes something.
     pub(super) changes: bool,

@@ -18,7 +18,7 @@ use crate::words::clock::Deadline;
 use crate::words::effect::{Effect, Meaning};
 
 /// As good as never, and far from overflowing an instant.
-const UNBOUNDED: Duration = Duration::from_secs(365 * 24 * 3600);
+const UNBOUNDED: Duration = Duration::from_hours(365 * 24);
 
 /// One request, matched and understood.
 pub(super) struct Call<'a> {

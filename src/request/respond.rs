@@ -31,7 +31,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 const RETRY_LEAST: Duration = Duration::from_secs(1);
-const RETRY_MOST: Duration = Duration::from_secs(60);
+const RETRY_MOST: Duration = Duration::from_mins(1);
 
 /// Passes an upstream's answer on.
 pub(super) fn pass_on(
@@ -85,7 +85,7 @@ pub(super) fn unanswered(
             missing,
         } => of_failure(call, &failure, endpoint.as_ref(), missing),
     };
-    write(call.service().kind, call.path, problem, record, id)
+    write(call.service().kind, call.path, &problem, record, id)
 }
 
 /// Says that the client's own body is at fault, or that the whole request took too long.
@@ -123,7 +123,7 @@ pub(super) fn no_route(
         "no route matches this path; the routes are {}. A route is a path prefix in routing.toml.",
         routes.join(", ")
     );
-    write(ServiceKind::Http, "/", problem, record, id)
+    write(ServiceKind::Http, "/", &problem, record, id)
 }
 
 /// An error of ours before it is put into a dialect.
@@ -264,7 +264,7 @@ fn a_request(call: &Call<'_>) -> &'static str {
 fn write(
     kind: ServiceKind,
     path: &str,
-    problem: Problem,
+    problem: &Problem,
     record: Record,
     id: HeaderValue,
 ) -> Response<Downstream> {
