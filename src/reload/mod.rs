@@ -40,7 +40,7 @@ impl Inputs {
         load(&source?, &self.environment)
     }
 
-    /// The configuration to start with: the first file, or after [`FIRST_TRIES`] the stand-in.
+    /// The configuration to start with: the first file, or after `FIRST_TRIES` the stand-in.
     ///
     /// # Errors
     /// All problems of the first file if nothing is valid.
