@@ -1,0 +1,67 @@
+//! The rig's own way through tailscaled, without tailhop: to prove the rig itself, and to see
+//! that a Mac is reachable before a test begins.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+
+/// A stream to `host:port` by LocalAPI's `dial`.
+pub(crate) async fn localapi(socket: &Path, host: &str, port: u16) -> io::Result<UnixStream> {
+    let mut stream = UnixStream::connect(socket).await?;
+    let request = format!(
+        "POST /localapi/v0/dial HTTP/1.1\r\nHost: local-tailscaled.sock\r\n\
+         Connection: upgrade\r\nUpgrade: ts-dial\r\nDial-Network: tcp\r\n\
+         Dial-Host: {host}\r\nDial-Port: {port}\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await?;
+    let head = read_head(&mut stream).await?;
+    if !head.starts_with("HTTP/1.1 101 ") {
+        return Err(io::Error::other(head));
+    }
+    Ok(stream)
+}
+
+/// A stream to `host:port` by the SOCKS5 proxy, which resolves the name.
+pub(crate) async fn socks5(proxy: SocketAddr, host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut stream = TcpStream::connect(proxy).await?;
+    stream.write_all(&[5, 1, 0]).await?;
+    let mut chosen = [0; 2];
+    stream.read_exact(&mut chosen).await?;
+
+    let length = u8::try_from(host.len()).map_err(io::Error::other)?;
+    let mut connect = vec![5, 1, 0, 3, length];
+    connect.extend_from_slice(host.as_bytes());
+    connect.extend_from_slice(&port.to_be_bytes());
+    stream.write_all(&connect).await?;
+
+    let mut reply = [0; 4];
+    stream.read_exact(&mut reply).await?;
+    if reply[1] != 0 {
+        return Err(io::Error::other(format!("SOCKS5 reply {}", reply[1])));
+    }
+    skip_address(&mut stream, reply[3]).await?;
+    Ok(stream)
+}
+
+/// Reads over the address the proxy bound, whose length depends on its type.
+async fn skip_address(stream: &mut TcpStream, kind: u8) -> io::Result<()> {
+    let length = match kind {
+        1 => 4,
+        4 => 16,
+        _ => usize::from(stream.read_u8().await?),
+    };
+    let mut address_and_port = vec![0; length + 2];
+    stream.read_exact(&mut address_and_port).await.map(drop)
+}
+
+/// Byte by byte, because what follows the head belongs to the upgraded stream.
+async fn read_head(stream: &mut UnixStream) -> io::Result<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    Ok(String::from_utf8_lossy(&head).into_owned())
+}

@@ -1,0 +1,156 @@
+//! tailhop itself: the binary, run in the container with a `routing.toml` of the test.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::Method;
+
+use super::client::{self, Answer};
+use super::process::Process;
+use super::rig::{PROXY, Rig};
+
+/// The app's address.
+pub(crate) const DATA: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8484);
+/// Metrics, health and status.
+pub(crate) const ADMIN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9484);
+
+/// What differs between the files of the tests.
+#[derive(Clone, Debug)]
+pub(crate) struct Routing {
+    /// `tailnet.dial`.
+    pub(crate) dial: &'static str,
+    /// The hosts of the two backends.
+    pub(crate) hosts: [&'static str; 2],
+    /// When the second backend becomes active.
+    pub(crate) switch_at: String,
+}
+
+impl Default for Routing {
+    /// Both Macs over LocalAPI, and a switch that nobody lives to see.
+    fn default() -> Self {
+        Self {
+            dial: "localapi",
+            hosts: ["m1", "m2"],
+            switch_at: "2099-01-01".into(),
+        }
+    }
+}
+
+/// A running tailhop, killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Hop {
+    process: Process,
+}
+
+impl Hop {
+    /// Starts it, and returns when `/ready` says 200.
+    pub(crate) async fn start(rig: &Rig, routing: &Routing) -> Self {
+        let mut hop = Self::spawn(rig, routing);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        while !client::get(ADMIN, "/ready")
+            .await
+            .is_ok_and(|ready| ready.status == 200)
+        {
+            let waiting = tokio::time::Instant::now() < deadline;
+            let ended = hop.process.ended();
+            assert!(
+                ended.is_none(),
+                "tailhop ended with {ended:?} before it was ready\n{hop}"
+            );
+            assert!(waiting, "tailhop is not ready\n{hop}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        hop
+    }
+
+    fn spawn(rig: &Rig, routing: &Routing) -> Self {
+        static RUNS: AtomicUsize = AtomicUsize::new(1);
+        let run = RUNS.fetch_add(1, Ordering::Relaxed);
+        let folder = rig.folder.join(format!("tailhop-{run}"));
+        std::fs::create_dir(&folder).expect("a folder for this tailhop");
+        let config = folder.join("routing.toml");
+        std::fs::write(&config, routing.file(rig)).expect("routing.toml can be written");
+
+        let mut command = Command::new(binary());
+        command.env_clear().arg("run").arg("--config").arg(config);
+        let process = Process::start(&rig.cr.host, &mut command, &folder.join("log"));
+        Self {
+            process: process.expect("tailhop starts"),
+        }
+    }
+
+    /// Asks as the app would; no answer at all is a failure.
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, "").await
+    }
+
+    /// The same with a method and a body.
+    pub(crate) async fn send(&self, method: Method, path: &str, body: &str) -> Answer {
+        let answer = client::send(DATA, method, path, body).await;
+        answer.unwrap_or_else(|why| panic!("{}\n{self}", why.0))
+    }
+
+    /// The JSON of `/status`.
+    pub(crate) async fn status(&self) -> serde_json::Value {
+        let answer = client::get(ADMIN, "/status").await;
+        answer
+            .unwrap_or_else(|why| panic!("{}\n{self}", why.0))
+            .json()
+    }
+}
+
+/// Its last words, for the message of a failure.
+impl fmt::Display for Hop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tailhop said:\n{}", self.process.last_words())
+    }
+}
+
+impl Routing {
+    fn file(&self, rig: &Rig) -> String {
+        let Self {
+            dial,
+            hosts: [first, second],
+            switch_at,
+        } = self;
+        let socket = rig.cr.socket();
+        format!(
+            r#"
+            [listen]
+            data  = "{DATA}"
+            admin = "{ADMIN}"
+
+            [tailnet]
+            dial   = "{dial}"
+            socket = "{socket}"
+            proxy  = "{PROXY}"
+
+            [backends]
+            macbook-m1 = {{ host = "{first}" }}
+            mac-dev1   = {{ host = "{second}" }}
+
+            [services]
+            ollama = {{}}
+            qdrant = {{}}
+
+            [schedule]
+            timezone = "Asia/Tokyo"
+            default  = "macbook-m1"
+            switch   = [{{ at = {switch_at}, to = "mac-dev1" }}]
+            "#,
+            socket = socket.display(),
+        )
+    }
+}
+
+/// The binary under test: of this build, unless told otherwise.
+fn binary() -> PathBuf {
+    std::env::var_os("TAILHOP_BIN")
+        .map_or_else(|| env!("CARGO_BIN_EXE_tailhop").into(), PathBuf::from)
+}

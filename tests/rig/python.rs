@@ -1,0 +1,138 @@
+//! The Python clients of `tests/clients`, against a real Ollama and the Qdrant stand-in.
+//!
+//! Owns the servers on both Macs, in the places of the scripted ones, and the pytest run in the
+//! container.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::client;
+use super::hop::{ADMIN, DATA};
+use super::mac::{OLLAMA, QDRANT};
+use super::net::Host;
+use super::parts::{Missing, part};
+use super::process::Process;
+use super::rig::Rig;
+use super::wait::eventually;
+
+/// Real servers on both Macs, ended when dropped.
+#[derive(Debug)]
+pub(crate) struct Services {
+    python: PathBuf,
+    _servers: Vec<Process>,
+}
+
+/// How a pytest run went.
+#[derive(Debug)]
+pub(crate) struct Tests {
+    pub(crate) passed: bool,
+    /// Its whole output, with the name of every test.
+    pub(crate) said: String,
+}
+
+impl Services {
+    /// Starts Ollama and the stand-in on both Macs, whose ports must be free, and returns when
+    /// all four answer.
+    pub(crate) fn start(rig: &Rig) -> Result<Self, Missing> {
+        let python = part("python")?.join("bin/python");
+        let (ollama, model) = (
+            part("ollama")?.join("ollama"),
+            part("model")?.join("models"),
+        );
+        let mut servers = Vec::new();
+        for node in [&rig.m1, &rig.m2] {
+            let folder = rig.folder.join(format!("services-{}", node.host.name));
+            copy_folder(&model, &folder.join("models")).expect("the model can be copied");
+            servers.push(start_ollama(&node.host, &ollama, &folder));
+            servers.push(start_stand_in(&node.host, &python, &folder));
+            until_answering(&node.host, OLLAMA, "/api/version");
+            until_answering(&node.host, QDRANT, "/readyz");
+        }
+        Ok(Self {
+            python,
+            _servers: servers,
+        })
+    }
+
+    /// Runs every test of `tests/clients` in the container, where tailhop must be running.
+    pub(crate) async fn run_pytest(&self, rig: &Rig) -> Tests {
+        let home = rig.folder.join("pytest");
+        std::fs::create_dir_all(&home).expect("a folder for pytest");
+        let mut command = Command::new(&self.python);
+        // The environment holds what the tests need and nothing else: a proxy variable of the
+        // machine would lead the clients astray.
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", &home)
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("TAILHOP_URL", format!("http://{DATA}"))
+            .env("TAILHOP_ADMIN_URL", format!("http://{ADMIN}"))
+            .args(["-m", "pytest", "-v", "-p", "no:cacheprovider", "--color=no"])
+            .arg(clients());
+        let log = home.join("log");
+        let mut pytest = Process::start(&rig.cr.host, &mut command, &log).expect("pytest starts");
+        let status = pytest.end(Duration::from_mins(2)).await;
+        Tests {
+            passed: status.success(),
+            said: pytest.log(),
+        }
+    }
+}
+
+fn start_ollama(host: &Host, ollama: &Path, folder: &Path) -> Process {
+    let mut command = Command::new(ollama);
+    command
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("HOME", folder)
+        .env("OLLAMA_MODELS", folder.join("models"))
+        .env("OLLAMA_HOST", format!("127.0.0.1:{OLLAMA}"))
+        .arg("serve");
+    Process::start(host, &mut command, &folder.join("ollama.log")).expect("ollama starts")
+}
+
+fn start_stand_in(host: &Host, python: &Path, folder: &Path) -> Process {
+    let mut command = Command::new(python);
+    command
+        .env_clear()
+        .env("HOME", folder)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .arg(clients().join("qdrant_stand_in.py"))
+        .arg(format!("--listen=127.0.0.1:{QDRANT}"))
+        .arg("--data")
+        .arg(folder.join("qdrant"));
+    Process::start(host, &mut command, &folder.join("qdrant.log")).expect("the stand-in starts")
+}
+
+fn until_answering(host: &Host, port: u16, path: &str) {
+    let what = format!("{path} answers on port {port} of {}", host.name);
+    host.run(async || {
+        eventually(&what, Duration::from_secs(20), async || {
+            let answer = client::get(([127, 0, 0, 1], port).into(), path)
+                .await
+                .ok()?;
+            (answer.status == 200).then_some(())
+        })
+        .await;
+    });
+}
+
+fn clients() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
+}
+
+fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
