@@ -102,7 +102,7 @@ fn request(method: Method, path: &str, body: &str) -> Request<Full<Bytes>> {
     let request = Request::builder()
         .method(method)
         .uri(path)
-        .header(header::HOST, "rig");
+        .header(header::HOST, "localhost");
     let request = match body {
         "" => request,
         _ => request.header(header::CONTENT_TYPE, "application/json"),

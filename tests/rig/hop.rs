@@ -108,7 +108,7 @@ impl Hop {
 /// Its last words, for the message of a failure.
 impl fmt::Display for Hop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "tailhop said:\n{}", self.process.last_words())
+        self.process.fmt(f)
     }
 }
 

@@ -327,9 +327,16 @@ fn a_switch_instant_passes_under_load_without_one_failure() {
                 "{path} was asked on both sides"
             );
         }
-        let strays = before.iter().filter(|request| request.mac != "m1").count()
-            + after.iter().filter(|request| request.mac != "m2").count();
-        assert_eq!(strays, 0, "answered by the wrong Mac: {requests:?}");
+        let mut strays = before
+            .iter()
+            .filter(|request| request.mac != "m1")
+            .collect::<Vec<_>>();
+        strays.extend(after.iter().filter(|request| request.mac != "m2"));
+        assert!(
+            strays.is_empty(),
+            "{} answered by the wrong Mac: {strays:?}",
+            strays.len()
+        );
         tell(&format!(
             "switch under load: 0 of {} requests failed",
             requests.len()
@@ -420,7 +427,7 @@ fn python_clients_work_over_the_tailnet() {
 /// Returns when a cheap read is answered by this Mac, and how long that took.
 async fn until_served_by(hop: &Hop, mac: &str, within: Duration) -> Duration {
     let started = tokio::time::Instant::now();
-    eventually(&format!("{mac} serves\n{hop}"), within, async || {
+    eventually(format_args!("{mac} serves\n{hop}"), within, async || {
         let answer = client::get(DATA, "/ollama/api/version").await.ok()?;
         (answer.status == 200 && answer.mac() == mac).then_some(())
     })

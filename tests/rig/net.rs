@@ -131,7 +131,9 @@ impl Host {
                 .expect("root may enter a namespace");
             work()
         };
-        let ended = thread::scope(|scope| scope.spawn(inside).join());
+        let named = thread::Builder::new().name(self.name.into());
+        let ended =
+            thread::scope(|scope| named.spawn_scoped(scope, inside).expect("a thread").join());
         ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 

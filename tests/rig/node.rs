@@ -76,12 +76,12 @@ impl Node {
 
     /// Lets it run again.
     pub(crate) fn thaw(&self) {
-        self.running().signal(Signal::CONT);
+        self.daemon().signal(Signal::CONT);
     }
 
     /// Stops it where it stands, as sleep does to a Mac: no goodbye, and nothing answers.
     pub(crate) async fn freeze(&self) {
-        self.running().freeze().await;
+        self.daemon().freeze().await;
     }
 
     /// Ends it as a crash does.
@@ -108,14 +108,8 @@ impl Node {
         }
     }
 
-    /// The end of its log, for the message of a failure.
-    pub(crate) fn last_words(&self) -> String {
-        self.daemon
-            .as_ref()
-            .map_or_else(String::new, Process::last_words)
-    }
-
-    fn running(&self) -> &Process {
+    /// Its process.
+    pub(crate) fn daemon(&self) -> &Process {
         self.daemon.as_ref().expect("the node was started")
     }
 
@@ -168,12 +162,7 @@ impl Node {
         let log = self.folder.join("up.log");
         let mut up = Process::start(&self.host, &mut command, &log).expect("tailscale starts");
         let status = up.end(Duration::from_secs(30)).await;
-        assert!(
-            status.success(),
-            "tailscale up on {}: {}",
-            self.host.name,
-            up.last_words()
-        );
+        assert!(status.success(), "tailscale up on {}: {up}", self.host.name);
     }
 }
 

@@ -1,5 +1,6 @@
 //! A process of the rig: started inside a machine, its words kept in a file, gone when dropped.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -84,13 +85,6 @@ impl Process {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// The last lines of what it said, for the message of a failure.
-    pub(crate) fn last_words(&self) -> String {
-        let log = self.log();
-        let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(40)..].join("\n")
-    }
-
     fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
@@ -99,6 +93,16 @@ impl Process {
     fn state(&self) -> Option<char> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).ok()?;
         stat.rsplit_once(") ")?.1.chars().next()
+    }
+}
+
+/// The last lines of what it said, for the message of a failure.
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        let last = &lines[lines.len().saturating_sub(40)..];
+        write!(f, "{} ends with:\n{}", self.log.display(), last.join("\n"))
     }
 }
 

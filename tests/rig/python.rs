@@ -44,10 +44,11 @@ impl Services {
         for node in [&rig.m1, &rig.m2] {
             let folder = rig.folder.join(format!("services-{}", node.host.name));
             copy_folder(&model, &folder.join("models")).expect("the model can be copied");
-            servers.push(start_ollama(&node.host, &ollama, &folder));
-            servers.push(start_stand_in(&node.host, &python, &folder));
-            until_answering(&node.host, OLLAMA, "/api/version");
-            until_answering(&node.host, QDRANT, "/readyz");
+            let model_server = start_ollama(&node.host, &ollama, &folder);
+            let stand_in = start_stand_in(&node.host, &python, &folder);
+            until_answering(&node.host, &model_server, OLLAMA, "/api/version");
+            until_answering(&node.host, &stand_in, QDRANT, "/readyz");
+            servers.extend([model_server, stand_in]);
         }
         Ok(Self {
             python,
@@ -69,6 +70,7 @@ impl Services {
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .env("TAILHOP_URL", format!("http://{DATA}"))
             .env("TAILHOP_ADMIN_URL", format!("http://{ADMIN}"))
+            .envs(std::env::var_os("TAILHOP_UPDATE_GOLDEN").map(|on| ("TAILHOP_UPDATE_GOLDEN", on)))
             .args(["-m", "pytest", "-v", "-p", "no:cacheprovider", "--color=no"])
             .arg(clients());
         let log = home.join("log");
@@ -106,10 +108,10 @@ fn start_stand_in(host: &Host, python: &Path, folder: &Path) -> Process {
     Process::start(host, &mut command, &folder.join("qdrant.log")).expect("the stand-in starts")
 }
 
-fn until_answering(host: &Host, port: u16, path: &str) {
-    let what = format!("{path} answers on port {port} of {}", host.name);
+fn until_answering(host: &Host, server: &Process, port: u16, path: &str) {
     host.run(async || {
-        eventually(&what, Duration::from_secs(20), async || {
+        let what = format_args!("{path} answers on port {port} of {}\n{server}", host.name);
+        eventually(what, Duration::from_secs(20), async || {
             let answer = client::get(([127, 0, 0, 1], port).into(), path)
                 .await
                 .ok()?;

@@ -116,11 +116,9 @@ impl Rig {
     /// Returns when a Mac answers through the container's tailscaled. Dials anew each time: a
     /// dial that began on a dead path stays silent for seconds, a fresh one finds the new path.
     pub(crate) async fn until_reachable(&self, name: &str) {
-        let what = format!(
-            "{name} answers through the tailnet\n{}",
-            self.cr.last_words()
-        );
-        eventually(&what, Duration::from_secs(20), async || {
+        let daemon = self.cr.daemon();
+        let what = format_args!("{name} answers through the tailnet\n{daemon}");
+        eventually(what, Duration::from_secs(20), async || {
             self.answers(name).await.then_some(())
         })
         .await;

@@ -1,5 +1,6 @@
 //! Waiting for a fact: ask again until it holds, fail loudly at a deadline.
 
+use std::fmt;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -7,9 +8,10 @@ use tokio::time::{Instant, sleep};
 /// How often a fact is asked for. Short against everything the rig measures.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Asks until there is an answer, at most for `within`; then panics with `what` did not come true.
+/// Asks until there is an answer, at most for `within`; then panics with `what` did not come true,
+/// which is put into words only then (`format_args!`), so that it may quote a log.
 pub(crate) async fn eventually<T>(
-    what: &str,
+    what: impl fmt::Display,
     within: Duration,
     mut ask: impl AsyncFnMut() -> Option<T>,
 ) -> T {

@@ -1,0 +1,70 @@
+"""Where tailhop is, and the clients as an app would build them.
+
+    TAILHOP_URL         the app's address, default http://127.0.0.1:8484
+    TAILHOP_ADMIN_URL   the admin address, default http://127.0.0.1:9484
+    TAILHOP_MODEL       an Ollama model that chats and embeds, default tiny
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+
+import ollama
+import pytest
+import requests
+from qdrant_client import QdrantClient, models
+
+DIMENSIONS = 4
+
+
+def pytest_sessionstart() -> None:
+    """Without a tailhop every test would fail on its own, slowly."""
+    try:
+        requests.get(admin_url() + "/ready", timeout=5).raise_for_status()
+    except requests.RequestException as error:
+        pytest.exit(f"no tailhop is ready at {admin_url()}: {error}", returncode=2)
+
+
+def tailhop_url() -> str:
+    return os.environ.get("TAILHOP_URL", "http://127.0.0.1:8484").rstrip("/")
+
+
+def admin_url() -> str:
+    return os.environ.get("TAILHOP_ADMIN_URL", "http://127.0.0.1:9484").rstrip("/")
+
+
+@pytest.fixture
+def ollama_url() -> str:
+    return f"{tailhop_url()}/ollama"
+
+
+@pytest.fixture
+def qdrant_url() -> str:
+    return f"{tailhop_url()}/qdrant"
+
+
+@pytest.fixture
+def model() -> str:
+    return os.environ.get("TAILHOP_MODEL", "tiny")
+
+
+@pytest.fixture
+def chat(ollama_url: str) -> ollama.Client:
+    return ollama.Client(host=ollama_url, timeout=60)
+
+
+@pytest.fixture
+def vectors(qdrant_url: str) -> QdrantClient:
+    return QdrantClient(url=qdrant_url)
+
+
+@pytest.fixture
+def collection(vectors: QdrantClient) -> Iterator[str]:
+    """A collection of its own for one test, so that runs do not meet."""
+    name = f"tailhop-{uuid.uuid4().hex[:8]}"
+    params = models.VectorParams(size=DIMENSIONS, distance=models.Distance.COSINE)
+    assert vectors.create_collection(name, vectors_config=params)
+    yield name
+    vectors.delete_collection(name)
