@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,8 +70,12 @@ def test_the_app_finds_what_it_was_told(app_url: str) -> None:
     assert found[0]["score"] == pytest.approx(1.0, abs=1e-3)
 
 
-def test_the_apps_status_is_as_agreed(app_url: str) -> None:
+def test_the_apps_status_is_as_agreed(app_url: str, ollama_url: str, qdrant_url: str) -> None:
     """Compared to the golden file; TAILHOP_UPDATE_GOLDEN=1 writes it anew."""
+    # Each service has answered someone, and each backend was probed.
+    assert requests.get(f"{ollama_url}/api/version", timeout=TIMEOUT).ok
+    assert requests.get(f"{qdrant_url}/collections", timeout=TIMEOUT).ok
+    until_every_backend_is_known(app_url)
     answer = requests.get(f"{app_url}/api/status", timeout=TIMEOUT)
     assert answer.status_code == 200, answer.text
     seen = json.dumps(masked(answer.json()), indent=2, sort_keys=True) + "\n"
@@ -78,6 +83,13 @@ def test_the_apps_status_is_as_agreed(app_url: str) -> None:
         GOLDEN.parent.mkdir(exist_ok=True)
         GOLDEN.write_text(seen)
     assert seen == GOLDEN.read_text()
+
+
+def until_every_backend_is_known(app_url: str) -> None:
+    deadline = time.monotonic() + 30
+    while "unknown" in requests.get(f"{app_url}/api/status", timeout=TIMEOUT).text:
+        assert time.monotonic() < deadline, "a backend is not probed within 30 s"
+        time.sleep(0.1)
 
 
 # What differs from run to run, by its key or by its form.

@@ -127,10 +127,10 @@ fn a_stream_arrives_piecewise_by(dial: &'static str, way: &str) {
             pieces.windows(2).all(apart),
             "held back and sent together: {pieces:?}"
         );
-        let status = hop.status().await.to_string();
-        assert!(
-            status.contains(&format!("\"{way}\"")),
-            "/status names the way {way}: {status}"
+        let status = hop.status().await;
+        assert_eq!(
+            status["tailnet"]["way"], way,
+            "/status names the way: {status}"
         );
     });
 }
@@ -159,7 +159,7 @@ fn active_macs_tailscaled_stopped_reads_and_inference_go_to_the_other() {
                 "{what}\n{hop}"
             );
             assert!(
-                answer.elapsed < Duration::from_secs(5),
+                answer.elapsed < Duration::from_secs(10),
                 "{what}: {:?}",
                 answer.elapsed
             );
@@ -227,11 +227,8 @@ fn a_sent_write_whose_answer_is_lost_gets_504_outcome_unknown_and_is_not_repeate
         ));
 
         assert_eq!(answer.status, 504, "{}\n{hop}", answer.text());
-        assert!(
-            answer.text().contains("outcome unknown"),
-            "{}",
-            answer.text()
-        );
+        let error = answer.text().to_lowercase();
+        assert!(error.contains("outcome unknown"), "{error}");
         assert_eq!(
             answer.header("retry-after"),
             "",
@@ -390,20 +387,20 @@ fn a_name_outside_the_tailnet_is_not_dialled_by_socks5() {
 fn a_name_outside_the_tailnet_is_not_dialled(dial: &'static str) {
     on_rig(async |rig| {
         let traps = [Trap::set(mac::OLLAMA).await, Trap::set(mac::QDRANT).await];
-        for host in ["127.0.0.1", "localhost"] {
+        for hosts in [["127.0.0.1", "localhost"], ["localhost", "127.0.0.1"]] {
             let routing = Routing {
                 dial,
-                hosts: [host; 2],
+                hosts,
                 ..Routing::default()
             };
             let hop = Hop::start(rig, &routing).await;
             let read = hop.get("/ollama/api/version").await;
             let write = hop.send(Method::PUT, POINTS, UPSERT).await;
             for answer in [read, write] {
-                assert_eq!(answer.status, 503, "{host}: {}\n{hop}", answer.text());
+                assert_eq!(answer.status, 503, "{hosts:?}: {}\n{hop}", answer.text());
             }
             let touched: usize = traps.iter().map(Trap::connections).sum();
-            assert_eq!(touched, 0, "{host} was dialled by {dial}\n{hop}");
+            assert_eq!(touched, 0, "one of {hosts:?} was dialled by {dial}\n{hop}");
         }
     });
 }
