@@ -43,7 +43,8 @@ class Collection:
 
     def __init__(self, folder: Path, request: Json) -> None:
         self.vectors = request.get("vectors") or {}
-        self.shard = edge.EdgeShard.create(str(folder), edge.EdgeConfig(vectors=vector_params(self.vectors)))
+        config = edge.EdgeConfig(vectors=vector_params(self.vectors))
+        self.shard = edge.EdgeShard.create(str(folder), config)
         self.lock = threading.Lock()
         self.operations = 0
 
@@ -73,7 +74,7 @@ class Store:
     def version(self, _: Json) -> Json:
         return {"title": "qdrant - vector search engine (stand-in)", "version": VERSION}
 
-    def list(self, _: Json) -> Json:
+    def names(self, _: Json) -> Json:
         return {"collections": [{"name": name} for name in sorted(self.collections)]}
 
     def exists(self, _: Json, name: str) -> Json:
@@ -156,7 +157,8 @@ class Store:
                 with_vector=request.get("with_vector", False),
             )
         )
-        return {"points": [record_json(record) for record in records], "next_page_offset": following}
+        points = [record_json(record) for record in records]
+        return {"points": points, "next_page_offset": following}
 
     def count(self, request: Json, name: str) -> Json:
         counted = edge.CountRequest(
@@ -278,7 +280,7 @@ Handler = Callable[..., Json]
 # In the order of matching. `{}` is one segment of the path.
 ROUTES: list[tuple[str, str, Handler]] = [
     ("GET", "/", Store.version),
-    ("GET", "/collections", Store.list),
+    ("GET", "/collections", Store.names),
     ("PUT", "/collections/{}", Store.create),
     ("GET", "/collections/{}", Store.info),
     ("DELETE", "/collections/{}", Store.delete),

@@ -105,14 +105,11 @@ fn dial_way_auto_carries_a_stream() {
 
 fn a_stream_arrives_piecewise_by(dial: &'static str, way: &str) {
     on_rig(async |rig| {
-        let hop = Hop::start(
-            rig,
-            &Routing {
-                dial,
-                ..Routing::default()
-            },
-        )
-        .await;
+        let routing = Routing {
+            dial,
+            ..Routing::default()
+        };
+        let hop = Hop::start(rig, &routing).await;
         let answer = client::send_for_pieces(DATA, Method::POST, "/ollama/api/chat", CHAT).await;
         let (answer, pieces) = answer.unwrap_or_else(|why| panic!("{}\n{hop}", why.0));
         assert_eq!((answer.status.as_u16(), answer.mac()), (200, "m1"), "{hop}");
@@ -122,11 +119,10 @@ fn a_stream_arrives_piecewise_by(dial: &'static str, way: &str) {
             .filter(|piece| piece.bytes.ends_with(b"\n"))
             .count();
         assert_eq!(lines, CHAT_PIECES, "each line came as a piece: {pieces:?}");
-        let apart = |pair: &[Piece]| pair[1].at.saturating_sub(pair[0].at) > CHAT_GAP / 2;
-        assert!(
-            pieces.windows(2).all(apart),
-            "held back and sent together: {pieces:?}"
-        );
+        // A busy machine may be late with one piece; a buffer is late with all but the last.
+        let apart = |pair: &&[Piece]| pair[1].at.saturating_sub(pair[0].at) > CHAT_GAP / 2;
+        let apart = pieces.windows(2).filter(apart).count();
+        assert!(apart >= 3, "held back and sent together: {pieces:?}");
         let status = hop.status().await;
         assert_eq!(
             status["tailnet"]["way"], way,
@@ -173,9 +169,9 @@ fn active_macs_tailscaled_stopped_an_unsent_write_gets_503_within_4_5_s_naming_t
         let hop = Hop::start(rig, &Routing::default()).await;
         rig.m1.freeze().await;
         let answer = hop.send(Method::PUT, POINTS, UPSERT).await;
+        let (elapsed, said) = (answer.elapsed, answer.text());
         tell(&format!(
-            "active Mac stopped: unsent write answered after {:?}",
-            answer.elapsed
+            "active Mac stopped: unsent write answered after {elapsed:?}: {said}"
         ));
 
         assert_eq!(answer.status, 503, "{}\n{hop}", answer.text());
@@ -221,9 +217,9 @@ fn a_sent_write_whose_answer_is_lost_gets_504_outcome_unknown_and_is_not_repeate
             rig.m1.freeze().await;
         };
         let (answer, ()) = tokio::join!(hop.send(Method::PUT, POINTS, UPSERT), lose);
+        let (elapsed, said) = (answer.elapsed, answer.text());
         tell(&format!(
-            "active Mac stopped: sent write answered after {:?}",
-            answer.elapsed
+            "active Mac stopped: sent write answered after {elapsed:?}: {said}"
         ));
 
         assert_eq!(answer.status, 504, "{}\n{hop}", answer.text());

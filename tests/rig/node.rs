@@ -19,7 +19,7 @@ use super::wait::eventually;
 /// Where the control server listens.
 pub(crate) const CONTROL: &str = "10.77.0.1:9911";
 
-/// What decides how a node is started.
+/// One node.
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) host: Arc<Host>,
