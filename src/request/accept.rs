@@ -44,7 +44,7 @@ pub async fn serve(proxy: Arc<Proxy>, listener: TcpListener, mut draining: watch
             },
             Some(_) = connections.join_next() => {}
             _ = sweeps.tick() => sweep(&proxy),
-            _ = draining.wait_for(|draining| *draining) => break,
+            () = told(&mut draining) => break,
         }
     }
     drop(listener);
@@ -67,10 +67,16 @@ async fn connection(proxy: Arc<Proxy>, stream: TcpStream, mut draining: watch::R
     tokio::pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => return,
-        _ = draining.wait_for(|draining| *draining) => connection.as_mut().graceful_shutdown(),
+        () = told(&mut draining) => connection.as_mut().graceful_shutdown(),
     }
     // An error of a client's connection is the client's: its requests are recorded by themselves.
     let _ = connection.await;
+}
+
+/// Returns when no new work may begin.
+async fn told(draining: &mut watch::Receiver<bool>) {
+    // Its sender is gone only when the process is ending.
+    let _ = draining.wait_for(|draining| *draining).await;
 }
 
 fn sweep(proxy: &Proxy) {

@@ -1,3 +1,8 @@
-//! The scripted peers of the integration tests.
+//! The scripted peers of the integration tests, and the app between them.
 
+pub(crate) mod app;
+pub(crate) mod client;
+pub(crate) mod http;
 pub(crate) mod tailscaled;
+pub(crate) mod time;
+pub(crate) mod upstream;

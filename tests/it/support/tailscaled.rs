@@ -226,7 +226,8 @@ impl Tailscaled {
         self.net.open.subscribe()
     }
 
-    fn socket(&self) -> PathBuf {
+    /// Its LocalAPI socket.
+    pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("tailscaled.sock")
     }
 
