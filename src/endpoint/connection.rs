@@ -4,6 +4,8 @@
 //! Invariant: a connection belongs to the thread that opened it, carries one request at a time,
 //! and ends when its endpoint is lost or its answer is dropped.
 
+use std::error::Error;
+use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -100,7 +102,7 @@ impl Connection {
     fn classify(&self, error: &hyper::Error, unsent: bool) -> Failure {
         let kind = match error {
             _ if self.waiting.is_lost() => Kind::Lost,
-            error if error.is_user() || error.is_body_write_aborted() => Kind::ClientBody,
+            error if error.is_user() || error.is_body_write_aborted() => of_client_body(error),
             error if error.is_parse() => Kind::BadAnswer,
             _ if self.reused => Kind::Stale,
             _ => Kind::Broken,
@@ -128,6 +130,25 @@ impl Connection {
     pub(super) fn is_ready(&self) -> bool {
         self.sender.is_ready() && !self.waiting.is_lost()
     }
+}
+
+/// Whether a request's body broke off because its client left, or because the client broke HTTP.
+pub fn of_client_body(error: &hyper::Error) -> Kind {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let http = error.downcast_ref::<hyper::Error>();
+        let io = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if http.is_some_and(hyper::Error::is_incomplete_message)
+            || matches!(
+                io,
+                Some(ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset)
+            )
+        {
+            return Kind::ClientGone;
+        }
+        cause = error.source();
+    }
+    Kind::ClientBody
 }
 
 impl Outgoing {

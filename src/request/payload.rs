@@ -13,7 +13,7 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use crate::endpoint::connection::Outgoing;
+use crate::endpoint::connection::{Outgoing, of_client_body};
 use crate::words::clock::Deadline;
 use crate::words::effect::Effect;
 use crate::words::outcome::{Failure, Kind};
@@ -111,7 +111,9 @@ async fn next(body: &mut Incoming, idle: Duration) -> Result<Option<Bytes>, Fail
                 Ok(data) if !data.is_empty() => return Ok(Some(data)),
                 _ => {}
             },
-            Some(Err(error)) => return Err(Failure::unsent(Kind::ClientBody, error.to_string())),
+            Some(Err(error)) => {
+                return Err(Failure::unsent(of_client_body(&error), error.to_string()));
+            }
         }
     }
 }

@@ -136,6 +136,8 @@ struct Problem {
     text: String,
     retry_after: Option<Duration>,
     close: bool,
+    /// There is nobody to tell.
+    gone: bool,
 }
 
 impl Problem {
@@ -147,6 +149,7 @@ impl Problem {
             text: String::new(),
             retry_after: None,
             close: false,
+            gone: false,
         }
     }
 }
@@ -166,7 +169,8 @@ fn of_failure(
     };
     let mut problem = Problem::new(status, failure_word(failure, changes));
     problem.proxy_error = proxy_error;
-    problem.close = failure.kind == Kind::ClientBody;
+    problem.close = failure.kind.side() == Side::Client;
+    problem.gone = failure.kind == Kind::ClientGone;
     if missing {
         problem.word = "data-missing";
     }
@@ -274,7 +278,12 @@ fn write(
         id.to_str().unwrap_or_default()
     );
     let body = dialect::body(kind, path, problem.status, &text);
-    record.refused(problem.status, problem.word);
+    if problem.gone {
+        // A record that is dropped tells of a client that left.
+        drop(record);
+    } else {
+        record.refused(problem.status, problem.word);
+    }
     let mut response = Response::new(Downstream::Own(Bytes::from(body)));
     *response.status_mut() = problem.status;
     let headers = response.headers_mut();
