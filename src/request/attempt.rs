@@ -174,7 +174,8 @@ async fn attempt(
         endpoint: Arc::clone(endpoint),
     };
     let active = candidate.backend == round.active.backend;
-    judge_answer(call, answered, active, terms.others).await
+    let movable = terms.others && outbound.replayable();
+    judge_answer(call, answered, active, movable).await
 }
 
 /// Sends a request and waits for the head of its answer, as long as `head` allows.
@@ -196,12 +197,12 @@ async fn send(
 }
 
 /// Whether an answer is one: from a backend that is not the active one "not there" is none, and
-/// one that is full hands on to the next.
+/// one that is full hands on to the next where the request can be sent again.
 async fn judge_answer(
     call: &Call<'_>,
     answered: Answered,
     active: bool,
-    others: bool,
+    movable: bool,
 ) -> Result<Answered, Failure> {
     let kind = call.service().kind;
     match api::answer(kind, call.meaning, call.path, answered.response.status()) {
@@ -210,7 +211,7 @@ async fn judge_answer(
             "404 from a backend that is not active",
         )),
         Answer::MaybeNotThere if !active => read_exists(answered).await,
-        Answer::Busy if others => Err(Failure::answering(Kind::Busy, "server busy")),
+        Answer::Busy if movable => Err(Failure::answering(Kind::Busy, "server busy")),
         _ => Ok(answered),
     }
 }

@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod candidates;
 mod dial;
 mod forward;
+mod retries;
+mod streams;
 mod support;

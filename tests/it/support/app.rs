@@ -70,9 +70,10 @@ impl Macs {
         )
     }
 
+    /// Both services of a machine end.
     pub(crate) async fn all_refuse(&mut self, machine: usize) {
-        self.ollama[machine].refuse().await;
-        self.qdrant[machine].refuse().await;
+        self.ollama[machine].die().await;
+        self.qdrant[machine].die().await;
     }
 }
 
