@@ -1,9 +1,13 @@
 //! Accepts the app's connections and speaks HTTP/1 on them.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use http::{Request, Version};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -55,22 +59,32 @@ pub async fn serve(proxy: Arc<Proxy>, listener: TcpListener, mut draining: watch
 async fn connection(proxy: Arc<Proxy>, stream: TcpStream, mut draining: watch::Receiver<bool>) {
     // Without it a small piece of a stream waits 40 ms for the client's acknowledgement.
     let _ = stream.set_nodelay(true);
-    let serve = service_fn(move |request| {
+    let old_client = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&old_client);
+    let serve = service_fn(move |request: Request<Incoming>| {
+        if request.version() == Version::HTTP_10 {
+            seen.store(true, Ordering::Relaxed);
+        }
         let proxy = Arc::clone(&proxy);
         async move { Ok::<_, Infallible>(flow::serve(proxy, request).await) }
     });
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(READ_BUFFER_MAX)
         .serve_connection(TokioIo::new(stream), serve);
-    tokio::pin!(connection);
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        () = told(&mut draining) => connection.as_mut().graceful_shutdown(),
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = told(&mut draining) => {
+            Pin::new(&mut connection).graceful_shutdown();
+            (&mut connection).await
+        }
+    };
+    // Any other error is the client's, and its requests are recorded by themselves.
+    if ended.is_err() && old_client.load(Ordering::Relaxed) {
+        // Without chunks the end of the connection ends the answer: a cut one needs a reset.
+        let _ = connection.into_parts().io.into_inner().set_zero_linger();
     }
-    // An error of a client's connection is the client's: its requests are recorded by themselves.
-    let _ = connection.await;
 }
 
 /// Returns when no new work may begin.

@@ -5,6 +5,7 @@
 mod candidates;
 mod dial;
 mod forward;
+
 mod retries;
 mod streams;
 mod support;
