@@ -22,7 +22,7 @@ use crate::plan::candidates::{Candidate, Plan};
 use crate::plan::orders::Active;
 use crate::plan::reason::Refusal;
 use crate::words::clock::Deadline;
-use crate::words::outcome::{Failure, Kind};
+use crate::words::outcome::{Failure, Kind, Phase};
 
 /// Between plans while no candidate can take the request.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
@@ -62,6 +62,7 @@ pub(super) async fn answer(
     let (mut missing, mut fresh) = (false, false);
     loop {
         let others = round.left.len() > 1;
+        let held = (patience.wait.left(), patience.start.left());
         let Some(candidate) = round.left.front() else {
             return Err(round.failed(missing));
         };
@@ -82,6 +83,10 @@ pub(super) async fn answer(
             tried_fresh: fresh,
             missing,
         };
+        if failure.phase != Phase::Unsent {
+            // While it was with a backend it did not wait for one.
+            patience.resume(held);
+        }
         let next = again(&failure, standing);
         record.failed(call.proxy, &failure, next != Again::Stop);
         round.last = Some((
@@ -254,6 +259,7 @@ struct Patience {
     wait: Deadline,
     start: Deadline,
     pause: Duration,
+    /// tailscaled was starting when it was last tried: `start` holds, not `wait`.
     starting: bool,
 }
 
@@ -266,6 +272,12 @@ impl Patience {
             pause: PAUSE_FIRST,
             starting: false,
         }
+    }
+
+    /// Goes on with what was left of `wait` and `start`.
+    fn resume(&mut self, (wait, start): (Duration, Duration)) {
+        self.wait = Deadline::after(wait);
+        self.start = Deadline::after(start);
     }
 
     /// What one dial may use of it. Who waited for tailscaled to start has time left to dial.

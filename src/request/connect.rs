@@ -44,7 +44,7 @@ pub(super) async fn connect(
         return Ok(connection);
     }
     let able = endpoint.verdict().able();
-    let within = bound(call, terms, able).min(terms.left);
+    let within = bound(call, terms, able);
     let mut waiting = endpoint.lost.wait();
     tokio::select! {
         biased;
@@ -98,14 +98,14 @@ async fn open(
     Connection::open(dialled?, &endpoint.lost).await
 }
 
-/// How long one dial may take. An endpoint that is not thought able gets no longer than a probe
-/// while another candidate is left.
+/// How long one dial may take. While another candidate is left it does not use up the patience
+/// that is left for that one, and an endpoint that is not thought able gets no longer than a probe.
 fn bound(call: &Call<'_>, terms: Terms, able: bool) -> Duration {
     let timeouts = call.timeouts();
-    if terms.others && !able {
-        timeouts.probe.min(timeouts.connect)
-    } else {
-        timeouts.connect
+    match (terms.others, able) {
+        (false, _) => timeouts.connect.min(terms.left),
+        (true, true) => timeouts.connect.min(terms.left / 2),
+        (true, false) => timeouts.connect.min(terms.left / 2).min(timeouts.probe),
     }
 }
 

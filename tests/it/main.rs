@@ -2,10 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod admin;
 mod candidates;
 mod dial;
 mod forward;
-
+mod many;
+mod rescue;
 mod retries;
 mod streams;
 mod support;
+mod tunnel;

@@ -292,6 +292,15 @@ async fn a_dial_that_nobody_answers_ends_at_connect() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_candidate_that_nobody_answers_leaves_time_for_the_next() {
+    let mut stage = stage("timeouts.wait = \"2s\"").await;
+    stage.macs.qdrant[0].black_hole().await;
+    let (got, took) = stage.time.run(stage.app.get("/qdrant/collections")).await;
+    assert_eq!((got.status(), got.backend()), (200, "m2"), "{}", got.text());
+    assert!(took < 2 * SECOND, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn total_breaks_an_answer_that_goes_on_and_no_transfer_of_a_model() {
     let stage = stage("timeouts.total = \"2s\"").await;
     let slow = pieces(&[b"1\n", b"2\n", b"3\n", b"4\n"], SECOND);
