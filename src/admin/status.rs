@@ -306,6 +306,9 @@ fn sentence(service: &Service) -> String {
     } = &service.active;
     let mut text = format!("{}: {backend} is active ({sentence})", service.name);
     let active = service.backends.iter().find(|other| other.name == *backend);
+    if active.is_some_and(|active| active.drained) {
+        text += "; it is drained";
+    }
     if let Some(active) = active.filter(|active| active.verdict != Verdict::Up.as_str()) {
         text += &format!("; it is {}", active.verdict);
         if let Some(error) = &active.last_error {
