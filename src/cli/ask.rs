@@ -1,12 +1,13 @@
-//! Asks a running instance one thing.
+//! Asks over HTTP, one request a connection: a running instance, or what it serves.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::HOST;
-use http::{HeaderValue, Request, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -29,23 +30,33 @@ pub(super) async fn get(address: SocketAddr, path: &str) -> Result<(StatusCode, 
     }
 }
 
-async fn ask(
-    address: SocketAddr,
-    path: &str,
-) -> Result<(StatusCode, String), Box<dyn std::error::Error + Send + Sync>> {
-    let stream = TcpStream::connect(address).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    let mut request = Request::new(Empty::<Bytes>::new());
+async fn ask(address: SocketAddr, path: &str) -> Result<(StatusCode, String), Trouble> {
+    let mut request = Request::new(Full::default());
     *request.uri_mut() = path.parse()?;
-    request
-        .headers_mut()
-        .insert(HOST, HeaderValue::from_str(&address.to_string())?);
-    let answer = sender.send_request(request).await?;
+    let answer = send(address, request).await?;
     let status = answer.status();
     let body = Limited::new(answer.into_body(), ANSWER_MAX)
         .collect()
         .await?
         .to_bytes();
     Ok((status, String::from_utf8(body.into())?))
+}
+
+/// Why there is no answer.
+pub(super) type Trouble = Box<dyn std::error::Error + Send + Sync>;
+
+/// Sends `request` on a connection of its own; the head of its answer, as soon as it is there.
+pub(super) async fn send(
+    address: SocketAddr,
+    mut request: Request<Full<Bytes>>,
+) -> Result<Response<Incoming>, Trouble> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // It ends by itself when the answer was read or dropped; what it met shows in the answer.
+    tokio::spawn(connection);
+    request
+        .headers_mut()
+        .insert(HOST, HeaderValue::from_str(&address.to_string())?);
+    Ok(sender.send_request(request).await?)
 }

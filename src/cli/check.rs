@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::run::render;
-use super::{ConfigArg, NO};
+use super::{ConfigArg, NO, json, say};
 use crate::config::{Environment, load, read};
 
 /// Arguments of `check`.
@@ -32,10 +32,10 @@ impl Check {
                     eprintln!("warning[{}]: {}", warning.code, warning.message);
                 }
                 let (services, backends) = (snapshot.services.len(), snapshot.backends.len());
-                println!(
-                    "{}: valid: {services} services, {backends} backends",
+                say(&format!(
+                    "{}: valid: {services} services, {backends} backends\n",
                     path.display()
-                );
+                ));
                 0
             }
             (Err(report), false) => {
@@ -47,9 +47,6 @@ impl Check {
 }
 
 fn print_json(problems: &impl serde::Serialize, code: u8) -> u8 {
-    println!(
-        "{}",
-        serde_json::to_string_pretty(problems).unwrap_or_default()
-    );
+    say(&json(problems));
     code
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::run::render;
-use super::{AdminArg, COULD_NOT_ASK, NO, ask, block_on};
+use super::{AdminArg, COULD_NOT_ASK, NO, ask, block_on, json, say};
 use crate::admin::status::{Status, show_time};
 use crate::api;
 use crate::config::snapshot::{Route, Snapshot};
@@ -89,12 +89,9 @@ impl Explain {
         };
         let explanation = self.explain(&snapshot);
         if self.json {
-            println!(
-                "{}",
-                serde_json::to_string_pretty(&explanation).unwrap_or_default()
-            );
+            say(&json(&explanation));
         } else {
-            print!("{}", explanation.show());
+            say(&explanation.show());
         }
         if explanation.candidates.is_empty() {
             NO

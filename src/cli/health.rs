@@ -3,7 +3,7 @@
 use clap::Args;
 use http::StatusCode;
 
-use super::{AdminArg, NO, ask, block_on};
+use super::{AdminArg, NO, ask, block_on, say};
 
 /// Arguments of `health`.
 #[derive(Args)]
@@ -20,7 +20,7 @@ impl Health {
         let path = if self.ready { "/ready" } else { "/live" };
         match block_on(ask::get(self.admin.address(), path)) {
             Ok((StatusCode::OK, text)) => {
-                print!("{text}");
+                say(&text);
                 0
             }
             Ok((status, text)) => {

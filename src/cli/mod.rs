@@ -18,6 +18,7 @@ mod run;
 mod status;
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -144,6 +145,17 @@ impl AdminArg {
                 .unwrap_or_else(|_| SocketAddr::from(([127, 0, 0, 1], 9484)))
         })
     }
+}
+
+/// Writes an answer. A reader that left has read enough: that is no failure.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// An answer for scripts.
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
 }
 
 /// A runtime for a command that asks something and ends.

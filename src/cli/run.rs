@@ -63,7 +63,7 @@ impl Run {
     }
 }
 
-fn explain(error: &StartError) -> u8 {
+pub(super) fn explain(error: &StartError) -> u8 {
     match error {
         StartError::Config(report) => {
             eprint!("{}", render(report));
@@ -91,7 +91,7 @@ pub(super) fn render(report: &Report) -> String {
 }
 
 /// Diagnostics to stderr: readable on a terminal, JSON elsewhere. `LOG_LEVEL` says how much.
-fn start_log() {
+pub(super) fn start_log() {
     let level = std::env::var("LOG_LEVEL").unwrap_or_default();
     let filter = EnvFilter::try_new(if level.is_empty() { "info" } else { &level })
         .unwrap_or_else(|_| EnvFilter::new("info"));

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{AdminArg, COULD_NOT_ASK, ask, block_on};
+use super::{AdminArg, COULD_NOT_ASK, ask, block_on, say};
 use crate::admin::status::Status;
 
 /// Arguments of `status`.
@@ -20,7 +20,7 @@ impl StatusArgs {
         let answer = block_on(ask::get(self.admin.address(), "/status"));
         match answer.and_then(|(_, text)| self.show(&text)) {
             Ok(text) => {
-                print!("{text}");
+                say(&text);
                 0
             }
             Err(error) => {
