@@ -1,9 +1,11 @@
 //! `tailhop status`.
 
+use std::fmt::Write as _;
+
 use clap::Args;
 
 use super::{AdminArg, COULD_NOT_ASK, ask, block_on, say};
-use crate::admin::status::Status;
+use crate::admin::status::{Service, Status};
 
 /// Arguments of `status`.
 #[derive(Args)]
@@ -43,38 +45,37 @@ impl StatusArgs {
 
 /// For people: one sentence a service first, then the details.
 fn render(status: &Status) -> String {
-    let mut text = String::new();
-    for sentence in &status.summary {
-        text += &format!("{sentence}\n");
-    }
+    let mut text = status.summary.join("\n") + "\n";
     for service in &status.services {
-        text += &format!("\n{} ({})\n", service.name, service.routes.join(", "));
-        for backend in &service.backends {
-            let active = if backend.name == service.active.backend {
-                "active"
-            } else {
-                ""
-            };
-            let serving = if service.serving.contains(&backend.name) {
-                "serving"
-            } else {
-                ""
-            };
-            let since = backend.since.as_deref().unwrap_or("-");
-            let drained = if backend.drained { " drained" } else { "" };
-            text += &format!(
-                "  {:<20} {:<8} {active:<6} {serving:<7} since {since}{drained}\n",
-                backend.name, backend.verdict
-            );
-            if let Some(error) = &backend.last_error {
-                text += &format!("    last error {}: {}\n", error.at, error.text);
-            }
-        }
-        if let Some(next) = &service.next_switch {
-            text += &format!("  next switch {} to {}\n", next.at, next.to);
-        }
+        text += &render_service(service);
     }
     text + &footer(status)
+}
+
+fn render_service(service: &Service) -> String {
+    let mut text = format!("\n{} ({})\n", service.name, service.routes.join(", "));
+    for backend in &service.backends {
+        let roles = [
+            (backend.name == service.active.backend, "active"),
+            (service.serving.contains(&backend.name), "serving"),
+            (backend.drained, "drained"),
+        ];
+        let roles: Vec<_> = (roles.iter())
+            .filter_map(|(has, role)| has.then_some(*role))
+            .collect();
+        let since = backend.since.as_deref().unwrap_or("-");
+        let verdict = format!("{} since {since}", backend.verdict);
+        let line = format!("  {:<20} {verdict:<40} {}", backend.name, roles.join(", "));
+        text = text + line.trim_end() + "\n";
+        if let Some(error) = &backend.last_error {
+            // Writing into a String cannot fail.
+            let _ = writeln!(text, "    last error {}: {}", error.at, error.text);
+        }
+    }
+    if let Some(next) = &service.next_switch {
+        let _ = writeln!(text, "  next switch {} to {}", next.at, next.to);
+    }
+    text
 }
 
 fn footer(status: &Status) -> String {
@@ -87,14 +88,16 @@ fn footer(status: &Status) -> String {
         text += "         the stand-in copy: writes of data services are refused\n";
     }
     if let Some(rejected) = &config.rejected {
-        text += &format!(
-            "         REJECTED at {}: the file on disk has {} problems\n{}\n",
+        let _ = writeln!(
+            text,
+            "         REJECTED at {}: the file on disk has {} problems\n{}",
             rejected.at, rejected.count, rejected.text
         );
     }
     let tailnet = &status.tailnet;
-    text += &format!(
-        "tailnet  {} way {} suffix {} {}\n",
+    let _ = writeln!(
+        text,
+        "tailnet  {} way {} suffix {} {}",
         tailnet.state,
         tailnet.way.as_deref().unwrap_or("-"),
         tailnet.suffix.as_deref().unwrap_or("-"),

@@ -10,6 +10,8 @@ mod power;
 mod stage;
 mod story;
 
+use std::fmt::Write as _;
+
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -87,18 +89,20 @@ fn welcome(stage: &Stage) -> String {
     for mac in &stage.macs {
         let (ollama, qdrant) = (stage.ports.ollama, stage.ports.qdrant);
         let active = if mac.name == ACTIVE { "  active" } else { "" };
-        text += &format!(
-            "  {:<10}  {}  ollama :{ollama}  qdrant :{qdrant}{active}\n",
+        let _ = writeln!(
+            text,
+            "  {:<10}  {}  ollama :{ollama}  qdrant :{qdrant}{active}",
             mac.name, mac.ip
         );
     }
-    text += &format!(
-        "  tailhop     http://{}  admin http://{}\n",
+    let _ = writeln!(
+        text,
+        "  tailhop     http://{}  admin http://{}",
         stage.data, stage.admin
     );
-    text += &format!("  its file    {}\n", stage.file.display());
+    let _ = writeln!(text, "  its file    {}", stage.file.display());
     for note in &stage.notes {
-        text += &format!("  note        {note}\n");
+        let _ = writeln!(text, "  note        {note}");
     }
     text + &lines_to_try(stage)
 }

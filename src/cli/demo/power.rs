@@ -3,6 +3,7 @@
 //! A listener of its own, as a Mac that sleeps cannot be told to wake.
 
 use std::convert::Infallible;
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,7 +55,7 @@ fn answer(macs: &[Arc<Mac>], request: &Request<Incoming>) -> Response<Full<Bytes
     };
     let mut text = String::new();
     for mac in macs {
-        text += &format!("{} is {}\n", mac.name, mac.power());
+        let _ = writeln!(text, "{} is {}", mac.name, mac.power());
     }
     if status == StatusCode::NOT_FOUND {
         text += "there are POST /NAME/sleep, /NAME/off and /NAME/wake\n";

@@ -184,7 +184,7 @@ fn macs(notes: &mut Vec<String>) -> Result<([Arc<Mac>; 2], Ports), String> {
     Ok(([Mac::new(ACTIVE, ips[0]), Mac::new(OTHER, ips[1])], ports))
 }
 
-/// Linux has all of 127.0.0.0/8; macOS has 127.0.0.1 and ::1.
+/// Linux has all of 127.0.0.0/8; macOS has 127.0.0.1 and `::1`.
 fn addresses() -> Option<[IpAddr; 2]> {
     let pairs = [
         [
@@ -253,7 +253,7 @@ fn switches(
 /// Starts the proxy on its two threads.
 fn start(app: App, lines: bool) -> io::Result<(watch::Sender<bool>, oneshot::Receiver<()>)> {
     let log = if lines {
-        AccessLog::stdout(app.metrics())?
+        AccessLog::stdout(app.metrics())?.0
     } else {
         let (log, unread) = AccessLog::channel(app.metrics());
         thread::Builder::new()

@@ -1,4 +1,0 @@
-//! x
-pub(super) async fn tell(_: &super::stage::Stage) -> bool {
-    false
-}
