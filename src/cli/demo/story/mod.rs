@@ -15,7 +15,6 @@ use tokio::time::{Instant, sleep};
 
 use super::mac::Power;
 use super::stage::{ACTIVE, OTHER, Stage};
-use crate::words::units::show_duration;
 use ask::{CHAT, PAPERS, QUERY, VERSION};
 use teller::{Step, Teller};
 
@@ -121,10 +120,13 @@ impl Stage {
     async fn breaks(&self) -> Step {
         let good = self.routing(ACTIVE, None);
         let half = &good[..good.len() - 6];
-        let typo = self.routing(OTHER, None).replace("default =", "defualt =");
+        let typo = good.replace(&format!("default = \"{ACTIVE}"), "default = \"macbok-m1");
         let mut asked = 0;
         let mut told = Vec::new();
-        for (what, text, place) in [("half a file", half, "\""), ("a typo", &typo, "defualt")] {
+        for (what, text, place) in [
+            ("half a file", half, "not TOML"),
+            ("a typo", &typo, "macbok-m1"),
+        ] {
             std::fs::write(&self.file, text).map_err(|error| error.to_string())?;
             let why = self.rejection(&mut asked, |why| why.is_some_and(|why| why.contains(place)));
             told.push(format!("{what}: {}", gist(&why.await?.unwrap_or_default())));
@@ -258,21 +260,24 @@ impl Stage {
     }
 }
 
-/// The first line of a problem and its place.
+/// The place of the first problem, what it is and what to do.
 fn gist(rendered: &str) -> String {
     let mut lines = rendered.lines();
     let what = lines.next().unwrap_or_default();
     let place = lines.find_map(|line| line.trim_start().strip_prefix("--> "));
-    let place = place
-        .and_then(|place| place.rsplit('/').next())
-        .unwrap_or("?");
-    format!("{place} {what}")
+    let place = place.and_then(|place| place.rsplit('/').next());
+    let help = lines.find_map(|line| line.trim_start().strip_prefix("= help: "));
+    let help = help.map_or_else(String::new, |help| format!(" ({help})"));
+    format!("{} {what}{help}", place.unwrap_or("?"))
 }
 
+/// Milliseconds, or seconds with as many digits as matter.
 fn show(duration: Duration) -> String {
-    show_duration(Duration::from_millis(
-        u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
-    ))
+    if duration < Duration::from_secs(1) {
+        format!("{} ms", duration.as_millis())
+    } else {
+        format!("{:.1} s", duration.as_secs_f64())
+    }
 }
 
 #[cfg(test)]
@@ -280,12 +285,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_gist_of_a_problem_is_its_place_and_its_first_line() {
-        let rendered = "error[E011]: unknown key \"defualt\"\n --> /tmp/x/routing.toml:17:1\n  |\n";
+    fn the_gist_of_a_problem_is_its_place_what_it_is_and_what_to_do() {
+        let rendered =
+            "error[E016]: unknown\n --> /x/routing.toml:7:1\n  |\n  = help: write \"a\"\n";
         assert_eq!(
             gist(rendered),
-            "routing.toml:17:1 error[E011]: unknown key \"defualt\""
+            "routing.toml:7:1 error[E016]: unknown (write \"a\")"
         );
         assert_eq!(gist("error: no file"), "? error: no file");
+    }
+
+    #[test]
+    fn times_have_the_digits_that_matter() {
+        assert_eq!(show(Duration::from_micros(18_700)), "18 ms");
+        assert_eq!(show(Duration::from_millis(3775)), "3.8 s");
     }
 }

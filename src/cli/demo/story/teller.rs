@@ -15,7 +15,7 @@ pub(super) type Step = Result<Vec<String>, String>;
 /// More than any step needs: what hangs is told as a failure.
 const STEP: Duration = Duration::from_secs(30);
 /// Columns of text, when it is folded.
-const WIDTH: usize = 96;
+const WIDTH: usize = 100;
 
 /// Who tells.
 pub(super) struct Teller {
