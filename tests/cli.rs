@@ -1,0 +1,629 @@
+//! The command line, by the real binary: what it prints, and how it exits.
+//!
+//! Each test has its own folder, ports that the system chooses, and an environment without the
+//! variables that tailhop reads. Waits end on what a process says, never on a guess; every process
+//! is killed when its test ends, however it ends.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// Longer than anything here takes on a busy machine; what hangs fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What a container has between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_secs(10);
+
+const COMMANDS: [&str; 6] = ["run", "check", "explain", "status", "health", "demo"];
+const VARIABLES: [&str; 7] = [
+    "ACTIVE_BACKEND",
+    "SWITCH_DATE",
+    "TAILNET_NAME",
+    "TAILHOP_CONFIG",
+    "TAILHOP_ADMIN",
+    "LOG_LEVEL",
+    "K_SERVICE",
+];
+const QUERY: &str = "/qdrant/collections/c/points/query";
+
+// --- what each command prints and how it exits -------------------------------------------------
+
+#[test]
+fn help_of_each_command_carries_an_example() {
+    let all = text(&ended(tailhop(["--help"]), 0).stdout);
+    for command in COMMANDS {
+        assert!(all.contains(command), "{command} is not in\n{all}");
+        let help = text(&ended(tailhop([command, "--help"]), 0).stdout);
+        assert!(help.contains("Example"), "{command}:\n{help}");
+        assert!(
+            help.contains(&format!("tailhop {command}")),
+            "{command}:\n{help}"
+        );
+    }
+}
+
+#[test]
+fn wrong_usage_exits_2() {
+    ended(tailhop(["explain"]), 2);
+    ended(tailhop(["no-such-command"]), 2);
+}
+
+#[test]
+fn check_prints_every_problem_with_line_and_column() {
+    let folder = Folder::with(SIX_MISTAKES);
+    let output = ended(tailhop(["check"]).arg(folder.file()), 1);
+    assert!(output.stdout.is_empty());
+    let printed = text(&output.stderr);
+    let places: Vec<_> = (printed.lines())
+        .filter_map(|line| line.trim_start().strip_prefix("--> "))
+        .filter_map(|place| place.rsplit_once("routing.toml:"))
+        .map(|(_, place)| place)
+        .collect();
+    assert_eq!(
+        places,
+        ["3:16", "6:19", "7:23", "10:11", "13:12", "15:37"],
+        "{printed}"
+    );
+    assert_eq!(printed.matches("error[").count(), 6, "{printed}");
+    for meant in ["\"host\"", "\"reads\"", "\"Asia/Tokyo\"", "\"mac-dev1\""] {
+        assert!(
+            printed.contains(&format!("did you mean {meant}?")),
+            "{printed}"
+        );
+    }
+}
+
+#[test]
+fn check_as_json_carries_the_same_problems() {
+    let folder = Folder::with(SIX_MISTAKES);
+    let output = ended(tailhop(["check", "--json"]).arg(folder.file()), 1);
+    let problems: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let lines = problems
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|problem| problem["place"]["line"].clone());
+    assert_eq!(lines.collect::<Vec<_>>(), [3, 6, 7, 10, 13, 15]);
+}
+
+#[test]
+fn check_accepts_the_configuration_that_comes_with_the_source() {
+    let output = ended(tailhop(["check", "config/routing.toml"]), 0);
+    assert_eq!(
+        text(&output.stdout),
+        "config/routing.toml: valid: 2 services, 2 backends\n"
+    );
+}
+
+#[test]
+fn check_of_a_missing_file_says_so_and_exits_1() {
+    let output = ended(tailhop(["check", "/no/such/routing.toml"]), 1);
+    assert!(text(&output.stderr).contains("/no/such/routing.toml"));
+}
+
+#[test]
+fn explain_names_another_mac_one_second_later() {
+    let at = |time| {
+        let args = [
+            "explain",
+            "POST",
+            QUERY,
+            "--config",
+            "config/routing.toml",
+            "--at",
+            time,
+        ];
+        text(&ended(tailhop(args), 0).stdout)
+    };
+    let before = at("2025-02-16T23:59:59+09:00");
+    let after = at("2025-02-17T00:00:00+09:00");
+    assert!(
+        before.contains("active    macbook-m1: schedule.default"),
+        "{before}"
+    );
+    assert!(before.contains("1.        macbook-m1"), "{before}");
+    assert!(
+        before.contains("next      2025-02-17T00:00:00+09:00 to mac-dev1"),
+        "{before}"
+    );
+    assert!(
+        after.contains("active    mac-dev1: the schedule says so since 2025-02-17"),
+        "{after}"
+    );
+    assert!(after.contains("1.        mac-dev1"), "{after}");
+}
+
+#[test]
+fn explain_as_json_names_effect_active_and_candidates() {
+    let path = "/qdrant/collections/c/points";
+    let args = [
+        "explain",
+        "PUT",
+        path,
+        "--config",
+        "config/routing.toml",
+        "--json",
+    ];
+    let output = ended(tailhop(args).args(["--at", "2025-02-16T23:59:59+09:00"]), 0);
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["effect"], "write");
+    assert_eq!(answer["upstream_path"], "/collections/c/points");
+    assert_eq!(answer["active"]["backend"], "macbook-m1");
+    assert_eq!(answer["candidates"].as_array().unwrap().len(), 1);
+    assert_eq!(answer["excluded"][0]["backend"], "mac-dev1");
+}
+
+#[test]
+fn explain_of_a_path_without_a_route_exits_1() {
+    let args = [
+        "explain",
+        "GET",
+        "/elsewhere",
+        "--config",
+        "config/routing.toml",
+    ];
+    let output = ended(tailhop(args).args(["--at", "2025-02-17T00:00:00Z"]), 1);
+    assert!(text(&output.stdout).contains("no route"));
+}
+
+#[test]
+fn status_and_health_say_what_to_do_when_nobody_listens() {
+    let nobody = unused().to_string();
+    let status = ended(tailhop(["status", "--admin", &nobody]), 2);
+    let said = text(&status.stderr);
+    assert!(
+        said.contains(&nobody) && said.contains("help: start one with `tailhop run`"),
+        "{said}"
+    );
+    let health = ended(tailhop(["health", "--admin", &nobody]), 1);
+    assert!(text(&health.stderr).contains(&nobody));
+}
+
+// --- run ---------------------------------------------------------------------------------------
+
+#[test]
+fn run_with_an_invalid_configuration_exits_78_and_lists_all_problems() {
+    let folder = Folder::with(SIX_MISTAKES);
+    let output = ended(tailhop(["run", "--config"]).arg(folder.file()), 78);
+    assert_eq!(text(&output.stderr).matches("error[").count(), 6);
+}
+
+#[test]
+fn run_without_a_configuration_exits_78_and_says_what_was_looked_for() {
+    let folder = Folder::empty();
+    let output = ended(tailhop(["run"]).current_dir(folder.path()), 78);
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("config/routing.toml") && said.contains("--config"),
+        "{said}"
+    );
+}
+
+#[test]
+fn an_unknown_active_backend_exits_78() {
+    let folder = Folder::with(&two_macs(1));
+    let run = tailhop(["run", "--config"])
+        .arg(folder.file())
+        .env("ACTIVE_BACKEND", "typo")
+        .take();
+    let said = text(&ended(run, 78).stderr);
+    assert!(
+        said.contains("ACTIVE_BACKEND") && said.contains("typo"),
+        "{said}"
+    );
+}
+
+#[test]
+fn an_empty_active_backend_is_none() {
+    let folder = Folder::with(&two_macs(1));
+    let run = tailhop(["run", "--config"])
+        .arg(folder.file())
+        .env("ACTIVE_BACKEND", "")
+        .take();
+    let running = Running::start(run);
+    let status = running.status();
+    assert_eq!(status["services"][0]["active"]["why"], "default");
+}
+
+#[test]
+fn a_taken_address_exits_125_and_names_the_key() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    for key in ["data", "admin"] {
+        let other = if key == "data" { "admin" } else { "data" };
+        let listen = format!("[listen]\n{key} = \"{address}\"\n{other} = \"127.0.0.1:0\"\n");
+        let folder = Folder::with(&(listen + SMALLEST));
+        let output = ended(tailhop(["run", "--config"]).arg(folder.file()), 125);
+        let said = text(&output.stderr);
+        assert!(
+            said.contains(&format!("listen.{key}: cannot listen on {address}")),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn an_environment_of_the_emergency_order_alone_starts_and_serves() {
+    let mac = mac();
+    let shipped = fs::read_to_string(root().join("config/routing.toml")).unwrap();
+    let here = shipped
+        .replace("macbook-m1 = {}", "macbook-m1 = { host = \"127.0.0.1\" }")
+        .replace(
+            "ollama = {}",
+            &format!("ollama = {{ port = {} }}", mac.port()),
+        );
+    assert!(here.contains("127.0.0.1\" }") && here.contains(&mac.port().to_string()));
+    let folder = Folder::empty();
+    fs::create_dir(folder.path().join("config")).unwrap();
+    for (text, dial) in [(&shipped, "auto"), (&here, "direct")] {
+        let text = format!(
+            "{text}\n[tailnet]\ndial = \"{dial}\"\n[listen]\ndata = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n"
+        );
+        fs::write(folder.path().join("config/routing.toml"), text).unwrap();
+        let mut run = tailhop(["run"]);
+        run.env_clear()
+            .env("ACTIVE_BACKEND", "macbook-m1")
+            .current_dir(folder.path());
+        let running = Running::start(run);
+        let status = running.status();
+        assert_eq!(status["services"][0]["active"]["backend"], "macbook-m1");
+        assert_eq!(status["services"][0]["active"]["why"], "active-backend");
+        if dial == "direct" {
+            let answer = get(running.data, "/ollama/api/version");
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+            assert!(answer.contains("x-tailhop-backend: macbook-m1"), "{answer}");
+            assert!(
+                answer.contains("x-tailhop-reason: active:active-backend"),
+                "{answer}"
+            );
+        }
+    }
+}
+
+#[test]
+fn status_health_and_explain_ask_the_running_instance() {
+    let mac = mac();
+    let folder = Folder::with(&two_macs(mac.port()));
+    let running = Running::start(tailhop(["run", "--config"]).arg(folder.file()).take());
+    assert!(get(running.data, "/ollama/api/version").starts_with("HTTP/1.1 200"));
+    let admin = running.admin.to_string();
+
+    let status = text(&ended(tailhop(["status", "--admin", &admin]), 0).stdout);
+    assert!(
+        status.starts_with("ollama: macbook-m1 is active (schedule.default"),
+        "{status}"
+    );
+    let json = ended(tailhop(["status", "--json", "--admin", &admin]), 0).stdout;
+    let json: Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!(json["schema"], "tailhop/status/v1");
+
+    assert_eq!(
+        text(&ended(tailhop(["health", "--admin", &admin]), 0).stdout),
+        "live\n"
+    );
+    let ready = tailhop(["health", "--ready", "--admin", &admin]);
+    assert_eq!(text(&ended(ready, 0).stdout), "ready\n");
+
+    let explain = tailhop([
+        "explain",
+        "GET",
+        "/ollama/api/tags",
+        "--admin",
+        &admin,
+        "--config",
+    ])
+    .arg(folder.file())
+    .take();
+    let explained = text(&ended(explain, 0).stdout);
+    assert!(
+        explained.contains("1.        macbook-m1: active:default [up]"),
+        "{explained}"
+    );
+}
+
+#[test]
+fn sigterm_ends_an_instance_with_0_within_the_grace_of_a_container() {
+    let folder = Folder::with(&two_macs(1));
+    let mut running = Running::start(tailhop(["run", "--config"]).arg(folder.file()).take());
+    // A client that holds its connection open must not hold up the end.
+    let mut idle = TcpStream::connect(running.data).unwrap();
+    idle.write_all(b"GET /elsewhere HTTP/1.1\r\nhost: x\r\n\r\n")
+        .unwrap();
+    let mut head = [0; 12];
+    idle.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 404");
+    assert_eq!(running.end(Signal::TERM), Some(0));
+}
+
+// --- demo --------------------------------------------------------------------------------------
+
+#[test]
+fn the_story_of_the_demo_goes_right() {
+    let folder = Folder::empty();
+    let output = tailhop(["demo", "--story"])
+        .env("TMPDIR", folder.path())
+        .output()
+        .unwrap();
+    let told = text(&output.stdout);
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{told}{}",
+        text(&output.stderr)
+    );
+    let marks: Vec<_> = told
+        .lines()
+        .filter(|line| line.starts_with("ok "))
+        .collect();
+    assert_eq!(marks.len(), 9, "{told}");
+    assert!(told.is_ascii(), "{told}");
+    assert_eq!(text(&output.stderr), "");
+    assert_eq!(
+        fs::read_dir(folder.path()).unwrap().count(),
+        0,
+        "it left something behind"
+    );
+}
+
+#[test]
+fn the_demo_serves_what_it_prints_and_cleans_up_when_told_to_end() {
+    let folder = Folder::empty();
+    let mut demo = tailhop(["demo"]).env("TMPDIR", folder.path()).take();
+    let mut child = Killed(
+        demo.stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    let lines = lines(child.0.stdout.take().unwrap());
+    let mut printed = String::new();
+    while !printed.contains("Ctrl-C") {
+        printed += &lines.recv_timeout(PATIENCE).expect("it prints what to try");
+        printed.push('\n');
+    }
+    let data = printed.split_once("tailhop     http://").unwrap().1;
+    let data: SocketAddr = data.split_once(' ').unwrap().0.parse().unwrap();
+    let answer = get(data, "/ollama/api/version");
+    assert!(answer.contains("x-stand-in: macbook-m1"), "{answer}");
+    assert!(get(data, "/qdrant/collections").contains("papers"));
+    assert!(
+        printed.lines().count() <= 40,
+        "more than a screenful:\n{printed}"
+    );
+
+    kill_process(Pid::from_child(&child.0), Signal::INT).unwrap();
+    until_closed(&lines, GRACE);
+    assert_eq!(child.0.wait().unwrap().code(), Some(0));
+    assert_eq!(
+        fs::read_dir(folder.path()).unwrap().count(),
+        0,
+        "it left something behind"
+    );
+}
+
+// --- what the tests stand on -------------------------------------------------------------------
+
+const SMALLEST: &str = "[backends]\nmacbook-m1 = {}\n\n[services]\nollama = {}\n";
+
+/// Each in another line.
+const SIX_MISTAKES: &str = r#"[backends]
+macbook-m1 = {}
+mac-dev1   = { hots = "mac-dev1" }
+
+[services]
+ollama = { port = 99999 }
+qdrant = { fallback = "read" }
+
+[timeouts]
+connect = "10"
+
+[schedule]
+timezone = "Asia/Tokio"
+default  = "macbook-m1"
+switch   = [{ at = 2025-02-17, to = "mac-dve1" }]
+"#;
+
+/// Two Macs on this machine; the first one's Ollama listens on `port`.
+fn two_macs(port: u16) -> String {
+    format!(
+        "[listen]\ndata = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\n\
+         [tailnet]\ndial = \"direct\"\n\n\
+         [backends]\nmacbook-m1 = {{ host = \"127.0.0.1\" }}\nmac-dev1 = {{ host = \"127.0.0.2\" }}\n\n\
+         [services]\nollama = {{ port = {port} }}\n\n\
+         [schedule]\ndefault = \"macbook-m1\"\n"
+    )
+}
+
+/// A command that is as if nothing were set.
+fn tailhop<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tailhop"));
+    command
+        .args(arguments)
+        .current_dir(root())
+        .stdin(Stdio::null());
+    for variable in VARIABLES {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// Runs a command to its end, which must have this code.
+fn ended(mut command: impl std::borrow::BorrowMut<Command>, code: i32) -> Output {
+    let output = command.borrow_mut().output().unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "stdout:\n{}\nstderr:\n{}",
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+    output
+}
+
+/// Ends a chain of `Command`'s methods with the command itself.
+trait Take {
+    fn take(&mut self) -> Command;
+}
+
+impl Take for Command {
+    fn take(&mut self) -> Command {
+        std::mem::replace(self, Command::new("false"))
+    }
+}
+
+/// A process that does not outlive its test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// An instance that listens.
+struct Running {
+    child: Killed,
+    data: SocketAddr,
+    admin: SocketAddr,
+    log: Receiver<String>,
+}
+
+impl Running {
+    fn start(mut run: Command) -> Self {
+        run.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = Killed(run.spawn().unwrap());
+        let log = lines(child.0.stderr.take().unwrap());
+        loop {
+            let line = log
+                .recv_timeout(PATIENCE)
+                .expect("it says where it listens");
+            let event: Value = serde_json::from_str(&line).unwrap_or_default();
+            if event["message"] == "listening" {
+                let address = |key: &str| event[key].as_str().unwrap().parse().unwrap();
+                let (data, admin) = (address("data"), address("admin"));
+                return Self {
+                    child,
+                    data,
+                    admin,
+                    log,
+                };
+            }
+        }
+    }
+
+    fn status(&self) -> Value {
+        let answer = get(self.admin, "/status");
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        serde_json::from_str(body).unwrap()
+    }
+
+    /// Sends a signal and waits for the end, as long as a container would.
+    fn end(&mut self, signal: Signal) -> Option<i32> {
+        kill_process(Pid::from_child(&self.child.0), signal).unwrap();
+        until_closed(&self.log, GRACE);
+        self.child.0.wait().unwrap().code()
+    }
+}
+
+/// The lines of a pipe, which is read to its end whether they are wanted or not.
+fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
+    let (to, from) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            // The test may have seen enough.
+            let _ = to.send(line);
+        }
+    });
+    from
+}
+
+/// Returns when the process at the other end has ended; panics when it has not in time.
+fn until_closed(lines: &Receiver<String>, within: Duration) {
+    loop {
+        match lines.recv_timeout(within) {
+            Ok(_) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => panic!("it did not end within {within:?}"),
+        }
+    }
+}
+
+/// A Mac that answers everything with 200, until the test process ends.
+fn mac() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || answer(stream));
+        }
+    });
+    address
+}
+
+fn answer(mut stream: TcpStream) {
+    let head = BufReader::new(&stream).lines().map_while(Result::ok);
+    if head.take_while(|line| !line.is_empty()).count() > 0 {
+        // Who asked may have left.
+        let _ = stream.write_all(
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}",
+        );
+    }
+}
+
+fn get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// An address where nobody listens.
+fn unused() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// A folder of one test.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn empty() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn with(routing: &str) -> Self {
+        let folder = Self::empty();
+        fs::write(folder.file(), routing).unwrap();
+        folder
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn file(&self) -> PathBuf {
+        self.path().join("routing.toml")
+    }
+}
