@@ -1,7 +1,6 @@
 //! Accepts the app's connections and speaks HTTP/1 on them.
 
 use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
