@@ -107,8 +107,11 @@ impl Connection {
             _ if self.reused => Kind::Stale,
             _ => Kind::Broken,
         };
-        // hyper's texts name conditions, never content.
-        let detail = error.to_string();
+        let detail = match kind {
+            Kind::Lost => "it stopped answering: fresh probes failed".to_owned(),
+            // hyper's texts name conditions, never content.
+            _ => error.to_string(),
+        };
         if unsent {
             Failure::unsent(kind, detail)
         } else {
