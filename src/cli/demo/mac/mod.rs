@@ -203,3 +203,54 @@ impl fmt::Display for Power {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+
+    /// What a dial of a Mac meets.
+    async fn dial(address: SocketAddr) -> &'static str {
+        match timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
+            Ok(Ok(_)) => "accepted",
+            Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => "refused",
+            Ok(Err(_)) => "failed",
+            Err(_) => "silent",
+        }
+    }
+
+    async fn becomes(address: SocketAddr, what: &str) {
+        while dial(address).await != what {
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn an_awake_mac_accepts_a_sleeping_one_is_silent_and_one_that_is_off_refuses() {
+        let ip = Ipv4Addr::LOCALHOST.into();
+        let free = std::net::TcpListener::bind((ip, 0)).unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let mac = Mac::new("mac", ip);
+        tokio::spawn(Arc::clone(&mac).listen(Speaks::Qdrant, address.port()));
+        for (power, what) in [
+            (Power::Awake, "accepted"),
+            (Power::Asleep, "silent"),
+            (Power::Awake, "accepted"),
+            (Power::Off, "refused"),
+            (Power::Asleep, "silent"),
+            (Power::Off, "refused"),
+            (Power::Awake, "accepted"),
+        ] {
+            mac.set(power);
+            timeout(Duration::from_secs(10), becomes(address, what))
+                .await
+                .unwrap_or_else(|_| panic!("{power}, and a dial is not {what}"));
+        }
+    }
+}

@@ -269,3 +269,58 @@ fn parse<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<T, Wrong> {
     serde_json::from_slice(body)
         .map_err(|error| (400, format!("Format error in JSON body: {error}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(
+        collections: &mut Collections,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> Result<Value, u16> {
+        let path: Vec<_> = path.split('/').collect();
+        let answer = collections.collections(method, &path, body.as_bytes());
+        answer.map_err(|(status, _)| status)
+    }
+
+    #[test]
+    fn what_was_upserted_is_found_by_cosine_and_retrieved_by_id() {
+        let mut all = Collections::default();
+        let create = r#"{"vectors":{"size":2,"distance":"Cosine"}}"#;
+        assert_eq!(ask(&mut all, "PUT", "c", create), Ok(json!(true)));
+        assert_eq!(ask(&mut all, "PUT", "c", create), Err(409));
+        let points =
+            r#"{"points":[{"id":1,"vector":[1,0]},{"id":"u","vector":[9,9],"payload":{"a":1}}]}"#;
+        assert_eq!(ask(&mut all, "PUT", "c/points", points), Ok(done()));
+        let near = r#"{"query":[1,1],"limit":1,"with_payload":true}"#;
+        let found = ask(&mut all, "POST", "c/points/query", near).unwrap();
+        assert_eq!(found["points"][0]["id"], "u");
+        assert_eq!(found["points"][0]["payload"]["a"], 1);
+        let one = ask(
+            &mut all,
+            "POST",
+            "c/points",
+            r#"{"ids":[1],"with_vector":true}"#,
+        );
+        assert_eq!(one, Ok(json!([{ "id": 1, "vector": [1.0, 0.0] }])));
+        let page = ask(&mut all, "POST", "c/points/scroll", r#"{"limit":1}"#).unwrap();
+        assert_eq!(page["next_page_offset"], "u");
+        assert_eq!(
+            ask(&mut all, "POST", "c/points/count", "{}"),
+            Ok(json!({ "count": 2 }))
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_changes_nothing() {
+        let mut all = Collections::with_papers();
+        let odd = r#"{"points":[{"id":7,"vector":[1,0,0]},{"id":8,"vector":[1,0]}]}"#;
+        assert_eq!(ask(&mut all, "PUT", "papers/points", odd), Err(400));
+        assert_eq!(ask(&mut all, "PUT", "papers/points", "{"), Err(400));
+        assert_eq!(ask(&mut all, "PUT", "absent/points", odd), Err(404));
+        let count = ask(&mut all, "POST", "papers/points/count", "{}");
+        assert_eq!(count, Ok(json!({ "count": 3 })));
+    }
+}
