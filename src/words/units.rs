@@ -19,17 +19,14 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(parsed).map_err(|_| "a duration cannot be negative".to_owned())
 }
 
-/// The shortest way to write a duration, such as `1m30s`; units below a millisecond are dropped
-/// from durations over a second.
+/// The shortest way to write a duration, such as `1m30s`; over a second to the tenth of one, as
+/// what was measured is rarely round.
 pub fn show_duration(duration: Duration) -> String {
-    let exact = duration < Duration::from_secs(1);
-    let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let shown = if exact {
-        duration
-    } else {
-        Duration::from_millis(millis)
-    };
-    PRINTER.unsigned_duration_to_string(&shown)
+    const TENTH: Duration = Duration::from_millis(100);
+    let tenths = (duration + TENTH / 2).as_millis() / TENTH.as_millis();
+    let rounded = TENTH * u32::try_from(tenths).unwrap_or(u32::MAX);
+    let exact = duration < Duration::from_millis(950);
+    PRINTER.unsigned_duration_to_string(if exact { &duration } else { &rounded })
 }
 
 #[cfg(test)]
@@ -54,5 +51,8 @@ mod tests {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
         assert_eq!(show_duration(Duration::from_secs(90)), "1m30s");
+        assert_eq!(show_duration(Duration::from_millis(3999)), "4s");
+        assert_eq!(show_duration(Duration::from_millis(1240)), "1s200ms");
+        assert_eq!(show_duration(Duration::from_millis(250)), "250ms");
     }
 }
