@@ -141,24 +141,24 @@ async fn a_fallback_is_told_in_the_header_the_line_and_the_metric() {
     );
     let metrics = stage.app.metrics().await;
     let labels = [("service", "qdrant"), ("from", "m1"), ("to", "m2")];
-    assert_eq!(metrics.sum("tailhop_fallbacks_total", &labels), 2.0);
+    assert_eq!(metrics.sum("tailhop_fallbacks_total", &labels), 2);
     assert_eq!(
         metrics.sum("tailhop_retries_total", &[("reason", "refused")]),
-        1.0
+        1
     );
     assert_eq!(
         metrics.sum(
             "tailhop_backend_serving",
             &[("service", "qdrant"), ("backend", "m2")]
         ),
-        1.0
+        1
     );
     assert_eq!(
         metrics.sum(
             "tailhop_backend_active",
             &[("service", "qdrant"), ("backend", "m1")]
         ),
-        1.0
+        1
     );
     stage.ends_clean().await;
 }
@@ -260,7 +260,7 @@ async fn active_backend_moves_everything_and_beats_pins() {
     let metrics = app.metrics().await;
     assert_eq!(
         metrics.sum("tailhop_active_backend_contradicts_schedule", &[]),
-        2.0
+        2
     );
     assert_eq!(
         app.admin("GET", "/health").await.json()["status"],
@@ -361,21 +361,24 @@ async fn an_error_of_ours_speaks_the_dialect_of_the_api() {
     let mut stage = stage("timeouts.wait = \"100ms\"").await;
     stage.macs.all_refuse(0).await;
     stage.macs.all_refuse(1).await;
-    let message = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
-    let rows: [(&str, &str, fn(&serde_json::Value) -> &serde_json::Value); 5] = [
-        ("/ollama/api/chat", "an inference", |json| &json["error"]),
-        ("/ollama/v1/chat/completions", "an inference", |json| {
-            &json["error"]["message"]
-        }),
-        ("/ollama/v1/messages", "an inference", |json| {
-            &json["error"]["message"]
-        }),
-        ("/qdrant/collections/c/points/query", "a read", |json| {
-            &json["status"]["error"]
-        }),
-        ("/qdrant/collections/c/points/delete", "a write", |json| {
-            &json["status"]["error"]
-        }),
+    let rows = [
+        ("/ollama/api/chat", "an inference", "/error"),
+        (
+            "/ollama/v1/chat/completions",
+            "an inference",
+            "/error/message",
+        ),
+        ("/ollama/v1/messages", "an inference", "/error/message"),
+        (
+            "/qdrant/collections/c/points/query",
+            "a read",
+            "/status/error",
+        ),
+        (
+            "/qdrant/collections/c/points/delete",
+            "a write",
+            "/status/error",
+        ),
     ];
     for (target, what, at) in rows {
         let (got, _) = stage.time.run(stage.app.ask("POST", target, b"{}")).await;
@@ -390,7 +393,8 @@ async fn an_error_of_ours_speaks_the_dialect_of_the_api() {
             proxy_status, "tailhop; error=connection_refused; details=\"refused\"",
             "{target}"
         );
-        let text = message(at(&got.json()));
+        let json = got.json();
+        let text = json.pointer(at).unwrap().as_str().unwrap();
         let id = got.head.get("x-request-id").unwrap();
         for part in [
             "tailhop: ",

@@ -6,7 +6,7 @@ use crate::support::app::stage;
 use crate::support::client::Client;
 use crate::support::http::{Piece, chunk};
 use crate::support::time::{really, soon};
-use crate::support::upstream::{Gate, accept_then_silence, answer, flood, gated};
+use crate::support::upstream::{Gate, Request, accept_then_silence, answer, flood, gated};
 
 const MIB: usize = 1 << 20;
 
@@ -36,7 +36,7 @@ async fn the_prefix_is_stripped_byte_exact_and_the_query_kept() {
         assert_eq!(stage.app.get(asked).await.status(), 200, "{asked}");
     }
     let seen = stage.macs.ollama[0].seen();
-    let seen: Vec<_> = seen.iter().map(|request| request.target()).collect();
+    let seen: Vec<_> = seen.iter().map(Request::target).collect();
     assert_eq!(seen, rows.map(|(_, sent)| sent));
     stage.ends_clean().await;
 }
@@ -48,7 +48,7 @@ async fn qdrant_with_and_without_a_slash_means_its_root_and_no_redirect() {
         assert_eq!(stage.app.get(asked).await.status(), 200, "{asked}");
     }
     let seen = stage.macs.qdrant[0].seen();
-    let seen: Vec<_> = seen.iter().map(|request| request.target()).collect();
+    let seen: Vec<_> = seen.iter().map(Request::target).collect();
     assert_eq!(
         seen,
         ["/", "/", "//collections"],
@@ -189,7 +189,7 @@ async fn each_piece_of_an_answer_leaves_when_it_comes() {
 #[tokio::test(start_paused = true)]
 async fn a_large_upload_leaves_as_it_comes_and_is_sent_once() {
     let stage = stage("").await;
-    let body: Vec<u8> = (0..20 * MIB).map(|at| (at % 251) as u8).collect();
+    let body: Vec<u8> = (0..=250).cycle().take(20 * MIB).collect();
     let mut client = stage.app.client().await;
     let head = format!(
         "POST /ollama/api/blobs/sha256:1 HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n",
@@ -355,7 +355,7 @@ async fn a_client_that_leaves_before_the_head_closes_the_upstream_at_once() {
         let labels = [("service", "ollama"), ("phase", "before-head")];
         assert_eq!(
             metrics.sum("tailhop_client_aborts_total", &labels),
-            1.0,
+            1,
             "{state}"
         );
         assert!(stage.app.lines().is_empty(), "{state}: written down twice");
@@ -385,12 +385,12 @@ async fn a_client_that_leaves_mid_stream_closes_the_upstream_at_once() {
     let metrics = stage.app.metrics().await;
     assert_eq!(
         metrics.sum("tailhop_client_aborts_total", &[("phase", "streaming")]),
-        1.0
+        1
     );
-    assert_eq!(metrics.sum("tailhop_stream_truncations_total", &[]), 0.0);
+    assert_eq!(metrics.sum("tailhop_stream_truncations_total", &[]), 0);
     assert_eq!(
         metrics.sum("tailhop_requests_total", &[("code_class", "abort")]),
-        1.0
+        1
     );
     stage.ends_clean().await;
 }

@@ -10,7 +10,7 @@ use crate::support::time::until;
 use crate::support::upstream::{Gate, answer};
 
 /// The cap on idle connections of one endpoint.
-const IDLE_MOST: f64 = 128.0;
+const IDLE_MOST: usize = 128;
 
 async fn all_at_once(stage: &Stage, count: usize) {
     let gate = Gate::closed();
@@ -34,7 +34,7 @@ async fn all_at_once(stage: &Stage, count: usize) {
         .metrics()
         .await
         .sum("tailhop_requests_in_flight", &[]);
-    assert_eq!(in_flight, count as f64);
+    assert_eq!(in_flight, count);
     (0..count).for_each(|_| gate.pass());
     for status in asked.join_all().await {
         assert_eq!(status, 200);
@@ -46,21 +46,21 @@ async fn two_hundred_at_once_leave_no_more_than_the_cap_behind() {
     let stage = stage("").await;
     all_at_once(&stage, 200).await;
     let metrics = stage.app.metrics().await;
-    assert_eq!(metrics.sum("tailhop_requests_in_flight", &[]), 0.0);
+    assert_eq!(metrics.sum("tailhop_requests_in_flight", &[]), 0);
     let idle = metrics.sum(
         "tailhop_pool_connections",
         &[("service", "ollama"), ("backend", "m1")],
     );
-    assert!(idle > 0.0 && idle <= IDLE_MOST, "{idle} idle");
+    assert!(idle > 0 && idle <= IDLE_MOST, "{idle} idle");
     until("the others close", || {
-        stage.macs.ollama[0].open() as f64 <= IDLE_MOST
+        stage.macs.ollama[0].open() <= IDLE_MOST
     })
     .await;
     stage.time.pass(std::time::Duration::from_secs(70)).await;
     let metrics = stage.app.metrics().await;
     assert_eq!(
         metrics.sum("tailhop_pool_connections", &[]),
-        0.0,
+        0,
         "they are swept in the end"
     );
     stage.ends_clean().await;

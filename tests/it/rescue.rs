@@ -6,6 +6,7 @@ use tailhop::config::snapshot::DialWay;
 use tokio::time::sleep;
 
 use crate::support::app::{App, behind};
+use crate::support::client::Client;
 use crate::support::http::Piece;
 use crate::support::tailscaled::Tailscaled;
 use crate::support::time::{Held, soon};
@@ -60,15 +61,11 @@ pub(crate) async fn machines(fake: &Tailscaled) -> ([Upstream; 2], [Upstream; 2]
     (ollama, qdrant)
 }
 
-#[tokio::test(start_paused = true)]
-async fn what_waits_on_a_machine_that_falls_asleep_is_rescued_or_told() {
-    let net = tailnet("").await;
-    let [mac, other] = &net.qdrant;
-    let gate = Gate::closed();
-    // Kept-alive connections, on which no dial will ever fail.
+/// Clients that left kept-alive connections upstream, on which no dial will ever fail.
+async fn warm(app: &App, count: usize) -> Vec<Client> {
     let mut clients = Vec::new();
-    for _ in 0..3 {
-        clients.push(net.app.client().await);
+    for _ in 0..count {
+        clients.push(app.client().await);
     }
     for client in &mut clients {
         client.request("GET", READ, &[], b"").await;
@@ -76,6 +73,15 @@ async fn what_waits_on_a_machine_that_falls_asleep_is_rescued_or_told() {
     for client in &mut clients {
         assert_eq!(client.coming("GET").await.whole().await.status(), 200);
     }
+    clients
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_on_a_machine_that_falls_asleep_is_rescued_or_told() {
+    let net = tailnet("").await;
+    let [mac, other] = &net.qdrant;
+    let gate = Gate::closed();
+    let mut clients = warm(&net.app, 3).await;
     let opened = mac.counts().opened;
     let [reader, writer, streamer] = &mut clients[..] else {
         panic!("three")

@@ -124,7 +124,7 @@ async fn a_read_whose_connection_breaks_goes_to_the_other() {
         reset_before_head(),
         close_before_head(),
         raw(b"SMTP ready\r\n\r\n"),
-        raw(&[b'x'; 100_000]),
+        raw(&vec![b'x'; 100_000]),
     ] {
         let stage = stage("").await;
         stage.macs.qdrant[0].once(act);

@@ -29,17 +29,17 @@ async fn a_cut_answer_never_ends_cleanly() {
         ];
         assert_eq!(
             metrics.sum("tailhop_stream_truncations_total", &labels),
-            1.0,
+            1,
             "{fault}"
         );
         assert_eq!(
             metrics.sum("tailhop_requests_total", &[("code_class", "abort")]),
-            1.0,
+            1,
             "{fault}"
         );
         assert_eq!(
             metrics.sum("tailhop_client_aborts_total", &[]),
-            0.0,
+            0,
             "{fault}"
         );
         stage.ends_clean().await;

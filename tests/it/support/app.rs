@@ -286,11 +286,17 @@ impl Metrics {
             .collect()
     }
 
-    /// The sum of the samples of a family that have these labels.
-    pub(crate) fn sum(&self, family: &str, labels: &[(&str, &str)]) -> f64 {
-        self.samples(family, labels)
+    /// The sum of the samples of a family that have these labels. All are whole numbers.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "counts of a test are small and never negative"
+    )]
+    pub(crate) fn sum(&self, family: &str, labels: &[(&str, &str)]) -> usize {
+        let samples = self.samples(family, labels);
+        samples
             .iter()
-            .map(|(_, value)| value)
+            .map(|(_, value)| value.round() as usize)
             .sum()
     }
 

@@ -113,7 +113,7 @@ impl Client {
 
 impl Coming<'_> {
     pub(crate) async fn piece(&mut self) -> Piece {
-        let client = &mut self.client;
+        let client = &mut *self.client;
         soon(self.framing.piece(&mut client.io, &mut client.buffer)).await
     }
 

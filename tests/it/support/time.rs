@@ -6,6 +6,8 @@
 //! work in real time, and the clock moves only when the test moves it, in steps so small that
 //! none looks like a frozen process.
 
+#![expect(clippy::disallowed_types, reason = "real time, beside the test's own")]
+
 use std::sync::LazyLock;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -31,7 +33,7 @@ impl Held {
         let (release, held) = mpsc::channel();
         let blocking = tokio::task::spawn_blocking(move || {
             // Ends when the other side is dropped.
-            drop(held.recv());
+            let _ = held.recv();
         });
         Self {
             _release: release,
@@ -98,7 +100,7 @@ fn serve_timers(from: &mpsc::Receiver<(Instant, oneshot::Sender<()>)>) {
     loop {
         let now = Instant::now();
         for (_, tell) in timers.extract_if(.., |(due, tell)| *due <= now || tell.is_closed()) {
-            drop(tell.send(()));
+            let _ = tell.send(());
         }
         let next = timers.iter().map(|(due, _)| *due - now).min();
         match from.recv_timeout(next.unwrap_or(PATIENCE)) {

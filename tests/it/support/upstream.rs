@@ -228,12 +228,6 @@ impl Act {
         self.at_head = true;
         self
     }
-
-    /// The connection is closed after it, without having been announced.
-    pub(crate) fn then_close(mut self) -> Self {
-        self.steps.push(Step::Close);
-        self
-    }
 }
 
 fn streamed(first: &[u8]) -> Step {

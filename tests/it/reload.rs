@@ -1,0 +1,237 @@
+//! The file is edited while requests run. In real time, as file events are.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::support::app::{App, stage};
+use crate::support::client::Client;
+use crate::support::http::Piece;
+use crate::support::time::{really, soon};
+use crate::support::upstream::{Gate, gated};
+
+/// What an edit may take to become effective, also where its event is lost.
+const EFFECTIVE: Duration = Duration::from_millis(3500);
+
+/// Waits until `/status` says so of the configuration.
+async fn config(app: &App, what: impl Fn(&Value) -> bool) -> Value {
+    let until = Instant::now() + EFFECTIVE;
+    loop {
+        let status = app.status().await;
+        if what(&status["config"]) {
+            return status;
+        }
+        assert!(Instant::now() < until, "{}", status["config"]);
+        really(Duration::from_millis(2)).await;
+    }
+}
+
+fn moved(text: &str) -> String {
+    let (m1, m2) = ("default = \"m1\"", "default = \"m2\"");
+    if text.contains(m1) {
+        text.replace(m1, m2)
+    } else {
+        text.replace(m2, m1)
+    }
+}
+
+/// Asks over and over; how many were answered well, and the first that was not.
+async fn load(data: std::net::SocketAddr, ends: Arc<AtomicBool>) -> Result<usize, String> {
+    let mut client = Client::connect(data).await;
+    let mut answered = 0;
+    while !ends.load(Ordering::Relaxed) {
+        for (method, target) in [
+            ("GET", "/qdrant/collections"),
+            ("PUT", "/qdrant/collections/c/points"),
+            ("POST", "/ollama/api/chat"),
+        ] {
+            let got = client.ask(method, target, &[], b"{}").await;
+            if got.status() != 200 || !got.whole {
+                return Err(format!(
+                    "{method} {target}: {}{}",
+                    got.head.text,
+                    got.text()
+                ));
+            }
+            answered += 1;
+        }
+    }
+    Ok(answered)
+}
+
+#[tokio::test]
+async fn two_hundred_edits_under_load_fail_no_request() {
+    let stage = stage("").await;
+    let ends = Arc::new(AtomicBool::new(false));
+    let mut loads = JoinSet::new();
+    for _ in 0..4 {
+        loads.spawn(load(stage.app.data, Arc::clone(&ends)));
+    }
+    for edit in 0..200_u64 {
+        if edit % 2 == 0 {
+            stage.app.edit(|text| moved(&text));
+        } else {
+            stage.app.edit_in_place(|text| moved(&text));
+        }
+        config(&stage.app, |config| config["generation"] == edit + 2).await;
+    }
+    ends.store(true, Ordering::Relaxed);
+    for answered in loads.join_all().await {
+        assert!(answered.unwrap() > 200);
+    }
+    let metrics = stage.app.metrics().await;
+    assert_eq!(
+        metrics.sum("tailhop_config_reloads_total", &[("result", "applied")]),
+        201
+    );
+    assert_eq!(
+        metrics.sum("tailhop_config_reloads_total", &[("result", "rejected")]),
+        0
+    );
+    assert_eq!(metrics.sum("tailhop_requests_refused_total", &[]), 0);
+    stage.ends_clean().await;
+}
+
+#[tokio::test]
+async fn an_edit_that_moves_the_active_holds_for_the_next_request() {
+    let stage = stage("").await;
+    let write = || stage.app.ask("PUT", "/qdrant/collections/c/points", b"{}");
+    assert_eq!(write().await.backend(), "m1");
+    stage.app.edit(|text| moved(&text));
+    config(&stage.app, |config| config["generation"] == 2).await;
+    let got = write().await;
+    assert_eq!((got.backend(), got.reason()), ("m2", "active:default"));
+    assert_eq!(
+        stage.app.verdict("qdrant", "m1").await,
+        "up",
+        "verdicts outlive reloads"
+    );
+}
+
+#[tokio::test]
+async fn a_broken_edit_changes_nothing_but_what_is_told_of_it() {
+    let stage = stage("").await;
+    let good = std::fs::read_to_string(stage.app.file()).unwrap();
+    let broken = [
+        ("not TOML", "backends = [".to_owned(), "1"),
+        ("an unknown key", format!("pim = 1\n{good}"), "did you mean"),
+        (
+            "an unknown backend",
+            good.replace("default = \"m1\"", "default = \"m9\""),
+            "m9",
+        ),
+        ("empty", String::new(), "empty"),
+    ];
+    for (round, (fault, text, told)) in broken.into_iter().enumerate() {
+        stage.app.edit(|_| text);
+        let status = config(&stage.app, |config| !config["rejected"].is_null()).await;
+        let rejected = &status["config"]["rejected"];
+        assert!(
+            rejected["text"].as_str().unwrap().contains(told),
+            "{fault}: {rejected}"
+        );
+        assert_eq!(status["config"]["generation"], 1, "{fault}");
+        let got = stage.app.get("/qdrant/collections").await;
+        assert_eq!((got.status(), got.backend()), (200, "m1"), "{fault}");
+        let metrics = stage.app.metrics().await;
+        let rejections = metrics.sum("tailhop_config_rejections_total", &[]);
+        assert_eq!(rejections, round + 1, "{fault}");
+        assert_eq!(
+            metrics.sum("tailhop_config_last_reload_successful", &[]),
+            0,
+            "{fault}"
+        );
+        assert_eq!(
+            stage.app.admin("GET", "/health").await.json()["status"],
+            "degraded",
+            "{fault}"
+        );
+        stage.app.edit(|_| good.clone());
+        config(&stage.app, |config| config["rejected"].is_null()).await;
+        let metrics = stage.app.metrics().await;
+        assert_eq!(
+            metrics.sum("tailhop_config_last_reload_successful", &[]),
+            1,
+            "{fault}"
+        );
+    }
+    stage.ends_clean().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_gone_changes_nothing_and_its_return_is_noticed() {
+    let stage = stage("").await;
+    let good = std::fs::read_to_string(stage.app.file()).unwrap();
+    std::fs::remove_file(stage.app.file()).unwrap();
+    config(&stage.app, |config| !config["rejected"].is_null()).await;
+    assert_eq!(stage.app.get("/qdrant/collections").await.status(), 200);
+    std::fs::write(stage.app.file(), moved(&good)).unwrap();
+    config(&stage.app, |config| {
+        config["generation"] == 2 && config["rejected"].is_null()
+    })
+    .await;
+    assert_eq!(stage.app.get("/qdrant/collections").await.backend(), "m2");
+}
+
+#[tokio::test]
+async fn a_backend_that_is_removed_keeps_what_runs_and_nothing_idle() {
+    let stage = stage("").await;
+    let [mac, _] = &stage.macs.qdrant;
+    let gate = Gate::closed();
+    mac.once(gated(&[b"one", b"two"], &gate));
+    let mut client = stage.app.client().await;
+    client.request("GET", "/qdrant/collections", &[], b"").await;
+    gate.pass();
+    let mut stream = client.coming("GET").await;
+    assert_eq!(stream.piece().await, Piece::Data(b"one".to_vec()));
+    assert_eq!(stage.app.get("/qdrant/collections").await.status(), 200);
+    stage
+        .app
+        .edit(|text| moved(&text).replace("backends.m1.host = \"127.0.0.2\"\n", ""));
+    config(&stage.app, |config| config["generation"] == 2).await;
+    // One that carries the stream; the idle one goes.
+    soon(mac.saw(|counts| counts.opened - counts.closed == 1)).await;
+    assert_eq!(stage.app.get("/qdrant/collections").await.backend(), "m2");
+    gate.pass();
+    gate.pass();
+    assert_eq!(stream.piece().await, Piece::Data(b"two".to_vec()));
+    assert_eq!(stream.piece().await, Piece::End);
+    mac.all_closed().await;
+    let status = stage.app.status().await;
+    assert_eq!(
+        status["services"][0]["backends"].as_array().unwrap().len(),
+        1
+    );
+    stage.ends_clean().await;
+}
+
+#[tokio::test]
+async fn a_service_that_is_removed_is_no_route_and_lets_its_connections_go() {
+    let stage = stage("").await;
+    assert_eq!(stage.app.get("/qdrant/collections").await.status(), 200);
+    stage.app.edit(|text| {
+        let lines = text
+            .lines()
+            .filter(|line| !line.starts_with("services.qdrant"));
+        lines.fold(String::new(), |all, line| all + line + "\n")
+    });
+    config(&stage.app, |config| config["generation"] == 2).await;
+    assert_eq!(
+        stage.app.get("/qdrant/collections").await.reason(),
+        "no-route"
+    );
+    stage.macs.qdrant[0].all_closed().await;
+    let metrics = stage.app.metrics().await;
+    assert_eq!(
+        metrics
+            .samples("tailhop_backend_state", &[("service", "qdrant")])
+            .len(),
+        0
+    );
+    assert_eq!(stage.app.get("/ollama/api/tags").await.status(), 200);
+    stage.ends_clean().await;
+}
