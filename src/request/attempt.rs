@@ -309,6 +309,7 @@ impl Patience {
             _ = tunnel.changed() => {}
         }
         self.pause = (self.pause * 2).min(PAUSE_MOST);
-        true
+        // A dial without time would fail with a reason of its own and hide the true one.
+        self.left() >= PAUSE_FIRST
     }
 }

@@ -136,6 +136,10 @@ async fn what_waits_on_a_machine_that_falls_asleep_is_rescued_or_told() {
 
     mac.always(crate::support::upstream::answer(200, &[], b"{}"));
     net.fake.wake("m1");
+    serves_again(&net).await;
+}
+
+async fn serves_again(net: &Tailnet) {
     net.time.run(net.app.judged("qdrant", "m1", "up")).await;
     let back = net.app.get(READ).await;
     assert_eq!(
