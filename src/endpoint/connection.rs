@@ -7,7 +7,9 @@
 use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -34,6 +36,8 @@ pub enum Outgoing {
         prefix: Bytes,
         /// What follows.
         rest: Incoming,
+        /// How many bytes of it went upstream.
+        passed: Arc<AtomicU64>,
     },
 }
 
@@ -159,6 +163,23 @@ impl Outgoing {
     pub const fn empty() -> Self {
         Self::Whole(Bytes::new())
     }
+
+    /// What was read of a body, and the rest of it.
+    pub fn stream(prefix: Bytes, rest: Incoming) -> Self {
+        Self::Stream {
+            prefix,
+            rest,
+            passed: Arc::default(),
+        }
+    }
+
+    /// The count of what goes upstream of a body that is not held whole.
+    pub fn passed(&self) -> Option<Arc<AtomicU64>> {
+        match self {
+            Self::Whole(_) => None,
+            Self::Stream { passed, .. } => Some(Arc::clone(passed)),
+        }
+    }
 }
 
 impl Body for Outgoing {
@@ -174,21 +195,28 @@ impl Body for Outgoing {
                 Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))))
             }
             Self::Whole(_) => Poll::Ready(None),
-            Self::Stream { rest, .. } => Pin::new(rest).poll_frame(cx),
+            Self::Stream { rest, passed, .. } => {
+                let frame = ready!(Pin::new(rest).poll_frame(cx));
+                if let Some(Ok(frame)) = &frame {
+                    let bytes = frame.data_ref().map_or(0, Bytes::len);
+                    passed.fetch_add(bytes as u64, Ordering::Relaxed);
+                }
+                Poll::Ready(frame)
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_empty(),
-            Self::Stream { prefix, rest } => prefix.is_empty() && rest.is_end_stream(),
+            Self::Stream { prefix, rest, .. } => prefix.is_empty() && rest.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Stream { prefix, rest } => after(prefix.len() as u64, &rest.size_hint()),
+            Self::Stream { prefix, rest, .. } => after(prefix.len() as u64, &rest.size_hint()),
         }
     }
 }

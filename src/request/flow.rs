@@ -42,7 +42,7 @@ async fn forward(
         Ok(payload) => payload,
         Err(failure) => return respond::failed(call, failure, record, id),
     };
-    record.read(payload.held());
+    record.read(payload.held(), payload.body.passed());
     let outbound = Outbound::new(
         call,
         parts.method,

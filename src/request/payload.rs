@@ -68,10 +68,7 @@ pub(super) async fn read(
     }
     if body.size_hint().lower() > limit as u64 {
         return Ok(Payload {
-            body: Outgoing::Stream {
-                prefix: Bytes::new(),
-                rest: body,
-            },
+            body: Outgoing::stream(Bytes::new(), body),
             reserved,
         });
     }
@@ -81,10 +78,7 @@ pub(super) async fn read(
         pieces = pieces.and(piece);
         if !fits {
             return Ok(Payload {
-                body: Outgoing::Stream {
-                    prefix: pieces.join(),
-                    rest: body,
-                },
+                body: Outgoing::stream(pieces.join(), body),
                 reserved,
             });
         }

@@ -52,6 +52,8 @@ pub(super) struct Record {
     line: Line,
     kind_known: bool,
     endpoint: Option<Arc<Endpoint>>,
+    /// Bytes of its body that were read when it was sent.
+    rest: Option<Arc<AtomicU64>>,
     metrics: Arc<Metrics>,
     log: AccessLog,
     ended: bool,
@@ -121,6 +123,7 @@ impl Record {
             line,
             kind_known: false,
             endpoint: None,
+            rest: None,
             metrics: Arc::clone(&proxy.metrics),
             log: proxy.log.clone(),
             ended: false,
@@ -135,9 +138,10 @@ impl Record {
         self.kind_known = true;
     }
 
-    /// So much of its body was read.
-    pub(super) fn read(&mut self, bytes: usize) {
+    /// So much of its body was read; `rest` counts what is read when it is sent.
+    pub(super) fn read(&mut self, bytes: usize, rest: Option<Arc<AtomicU64>>) {
         self.line.bytes_in = bytes as u64;
+        self.rest = rest;
     }
 
     /// An attempt at `endpoint` begins.
@@ -223,12 +227,22 @@ impl Record {
 
     fn write(&mut self, end: End) {
         self.ended = true;
+        self.add_rest();
         self.line.end = end.as_str();
         let took = self.began.elapsed().as_secs_f64();
         self.line.total_ms = millis(took);
         self.count(end, took);
         self.leave();
         self.log.write(self.line.clone());
+    }
+
+    fn add_rest(&mut self) {
+        let rest = self.rest.take();
+        let bytes = rest.map_or(0, |rest| rest.load(Ordering::Relaxed));
+        self.line.bytes_in += bytes;
+        if let Some(endpoint) = &self.endpoint {
+            endpoint.handles.request_bytes.inc_by(bytes);
+        }
     }
 
     fn count(&self, end: End, took: f64) {
