@@ -94,6 +94,11 @@ impl Connection {
         request: Request<Outgoing>,
     ) -> Result<Response<Incoming>, SendError> {
         match self.sender.try_send_request(request).await {
+            // We never ask for an upgrade, and nobody could make anything of one.
+            Ok(answer) if answer.status().is_informational() => Err(SendError {
+                failure: Failure::sent(Kind::BadAnswer, "an upgrade that nobody asked for"),
+                request: None,
+            }),
             Ok(answer) => Ok(answer),
             Err(mut error) => {
                 let request = error.take_message();

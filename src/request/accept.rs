@@ -54,7 +54,9 @@ pub async fn serve(proxy: Arc<Proxy>, listener: TcpListener, mut draining: watch
     while connections.join_next().await.is_some() {}
 }
 
-/// Serves one connection; while draining it ends after the request that it carries.
+/// Serves one connection. A client that leaves is noticed at once, as its request's body was read by
+/// then; only while bytes of a next request wait behind it hyper does not look, and `head` or the
+/// first byte of the answer shows it. While draining it ends after the request that it carries.
 async fn connection(proxy: Arc<Proxy>, stream: TcpStream, mut draining: watch::Receiver<bool>) {
     // Without it a small piece of a stream waits 40 ms for the client's acknowledgement.
     let _ = stream.set_nodelay(true);

@@ -7,6 +7,7 @@ mod candidates;
 mod dial;
 mod forward;
 mod many;
+mod odd;
 mod reload;
 mod rescue;
 mod retries;
