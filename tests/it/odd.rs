@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::support::app::stage;
 use crate::support::http::Piece;
 use crate::support::time::{soon, until};
-use crate::support::upstream::{Gate, accept_then_silence, gated, raw};
+use crate::support::upstream::{Gate, Request, accept_then_silence, gated, raw};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -44,7 +44,7 @@ async fn odd_targets_are_answered_and_reach_the_service_only_by_a_route() {
         );
     }
     let seen = stage.macs.ollama[0].seen();
-    let targets: Vec<_> = seen.iter().map(|request| request.target()).collect();
+    let targets: Vec<_> = seen.iter().map(Request::target).collect();
     assert_eq!(
         targets,
         ["/api/tags", "/../qdrant/collections", "/api/tags"]
