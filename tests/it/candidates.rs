@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::support::app::{App, Macs, Stage, stage};
 use crate::support::client::Answer;
+use crate::support::log;
 use crate::support::time::Held;
 use crate::support::upstream::{Upstream, answer, any_carries};
 use tailhop::words::clock::Clock;
@@ -417,7 +418,64 @@ async fn an_error_of_ours_speaks_the_dialect_of_the_api() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stand_in_copy_serves_reads_and_does_not_say_who_owns_the_writes() {
+    let time = Held::hold();
+    let macs = Macs::start().await;
+    let good = macs.toml("schedule.default = \"m1\"");
+    let (app, took) = time.run(App::start_on_stand_in("broken", &good, &[])).await;
+    assert!(took.as_secs() >= 10, "the file is given {took:?}");
+    let write = || app.ask("PUT", "/qdrant/collections/c/points", b"{}");
+    let pull = || app.ask("POST", "/ollama/api/pull", b"{}");
+    assert_eq!(app.get("/qdrant/collections").await.status(), 200);
+    let got = write().await;
+    assert_eq!(
+        (got.status(), got.reason()),
+        (503, "stand-in-config"),
+        "{}",
+        got.text()
+    );
+    assert_eq!(pull().await.status(), 200, "a model store is no data");
+    let status = app.status().await;
+    assert_eq!(status["config"]["stand_in"], true);
+    assert_eq!(
+        app.admin("GET", "/health").await.json()["status"],
+        "degraded"
+    );
+    assert_eq!(
+        app.metrics()
+            .await
+            .sum("tailhop_config_last_reload_successful", &[]),
+        0
+    );
+
+    app.edit(|_| good.clone());
+    let repaired = async {
+        while app.status().await["config"]["stand_in"] == true {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    time.run(repaired).await;
+    assert_eq!(write().await.status(), 200);
+    let (ordered, _) = time
+        .run(App::start_on_stand_in(
+            "broken",
+            &good,
+            &[("ACTIVE_BACKEND", "m2")],
+        ))
+        .await;
+    let got = ordered
+        .ask("PUT", "/qdrant/collections/c/points", b"{}")
+        .await;
+    assert_eq!(
+        (got.status(), got.backend()),
+        (200, "m2"),
+        "ACTIVE_BACKEND says who owns them"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn canaries_never_leave() {
+    log::listen();
     let mut stage = stage("timeouts.wait = \"100ms\"").await;
     let canary = "CANARY-7f3a";
     let headers = [
@@ -453,7 +511,12 @@ async fn canaries_never_leave() {
     }
     let lines = serde_json::to_string(&stage.app.lines()).unwrap();
     assert!(lines.contains("/nowhere"), "the lines are there");
-    let mut told = vec![lines];
+    let diagnostics = log::heard();
+    assert!(
+        diagnostics.contains("verdict"),
+        "the diagnostics are there: {diagnostics}"
+    );
+    let mut told = vec![lines, diagnostics];
     told.extend(
         errors
             .iter()

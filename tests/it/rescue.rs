@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use tailhop::config::snapshot::DialWay;
 use tokio::time::sleep;
 
 use crate::support::app::{App, behind};
@@ -23,6 +22,19 @@ pub(crate) struct Tailnet {
     pub(crate) ollama: [Upstream; 2],
     pub(crate) qdrant: [Upstream; 2],
     pub(crate) time: Held,
+}
+
+impl Tailnet {
+    /// Ends the app and proves that no connection of it is left, to tailscaled and through it.
+    pub(crate) async fn ends_clean(self) {
+        self.app.stop().await;
+        soon(self.fake.open().wait_for(|open| *open == 0))
+            .await
+            .unwrap();
+        for upstream in self.ollama.iter().chain(&self.qdrant) {
+            upstream.all_closed().await;
+        }
+    }
 }
 
 pub(crate) async fn tailnet(more: &str) -> Tailnet {
@@ -137,6 +149,7 @@ async fn what_waits_on_a_machine_that_falls_asleep_is_rescued_or_told() {
     mac.always(crate::support::upstream::answer(200, &[], b"{}"));
     net.fake.wake("m1");
     serves_again(&net).await;
+    net.ends_clean().await;
 }
 
 async fn serves_again(net: &Tailnet) {
@@ -172,6 +185,7 @@ async fn a_dial_into_a_sleeping_machine_does_not_hold_a_read_up_for_long() {
     assert!(took < SECOND * 9 / 2, "{took:?}");
     assert!(got.text().contains("Wake the machine"), "{}", got.text());
     assert_eq!(net.qdrant[0].seen().len() + net.qdrant[1].seen().len(), 1);
+    net.ends_clean().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -191,6 +205,7 @@ async fn a_write_that_waits_for_a_sleeping_machine_is_done_when_it_wakes() {
     assert_eq!((got.status(), got.backend()), (200, "m1"), "{}", got.text());
     assert!(took < 4 * SECOND, "{took:?}");
     assert_eq!(net.qdrant[0].seen().len(), 1);
+    net.ends_clean().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -208,6 +223,7 @@ async fn a_service_that_refuses_twice_lets_go_what_waits_on_it() {
     assert_eq!((got.status(), got.backend()), (200, "m2"));
     assert!(took < 4 * SECOND, "{took:?}");
     soon(net.ollama[0].all_closed()).await;
+    net.ends_clean().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -229,9 +245,5 @@ async fn one_silent_dial_moves_nothing_that_waits() {
     let got = client.coming("POST").await.whole().await;
     assert_eq!((got.status(), got.backend()), (200, "m1"));
     assert_eq!(net.ollama[1].seen().len(), 0);
-}
-
-#[test]
-fn the_way_of_these_tests_is_the_one_of_production() {
-    assert_eq!(DialWay::LocalApi.as_str(), "localapi");
+    net.ends_clean().await;
 }

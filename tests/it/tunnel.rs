@@ -149,6 +149,7 @@ async fn a_tailscaled_that_restarts_with_another_address_serves_again_by_itself(
         "up",
         "the tunnel's trouble is no Mac's"
     );
+    net.ends_clean().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -182,4 +183,5 @@ async fn what_was_sent_when_tailscaled_died_is_repeated_only_if_it_changes_nothi
         write.text()
     );
     assert_eq!(write.reason(), "outcome-unknown");
+    net.ends_clean().await;
 }

@@ -115,12 +115,35 @@ impl App {
 
     pub(crate) async fn start_with(toml: &str, environment: &[(&str, &str)], clock: Clock) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let truth = dir.path().join("routing.toml");
-        std::fs::write(&truth, toml).unwrap();
+        std::fs::write(dir.path().join("routing.toml"), toml).unwrap();
+        let environment = Environment::from_pairs(environment.iter().copied());
+        Self::launch(dir, None, environment, clock).await
+    }
+
+    /// One whose file is broken, and which has a copy to stand in for it.
+    pub(crate) async fn start_on_stand_in(
+        broken: &str,
+        copy: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("routing.toml"), broken).unwrap();
+        let stand_in = dir.path().join("baked-in.toml");
+        std::fs::write(&stand_in, copy).unwrap();
+        let environment = Environment::from_pairs(environment.iter().copied());
+        Self::launch(dir, Some(stand_in), environment, Clock::system()).await
+    }
+
+    async fn launch(
+        dir: TempDir,
+        stand_in: Option<PathBuf>,
+        environment: Environment,
+        clock: Clock,
+    ) -> Self {
         let inputs = Inputs {
-            truth,
-            stand_in: None,
-            environment: Environment::from_pairs(environment.iter().copied()),
+            truth: dir.path().join("routing.toml"),
+            stand_in,
+            environment,
             mode: Mode::Auto,
         };
         let product = match Product::build(inputs, clock, "instance-1".to_owned()).await {
