@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -162,9 +163,12 @@ async fn attempt(
     record.at(endpoint, &candidate.reason);
     let connection = connect(call, endpoint, terms).await?;
     let request = outbound.request(call.route, endpoint);
+    call.sent.store(true, Ordering::Relaxed);
     let (response, connection) = match send(call, endpoint, connection, request).await {
         Ok(sent) => sent,
         Err(SendError { failure, request }) => {
+            // What failed is known to have, and is told with the failure.
+            call.sent.store(false, Ordering::Relaxed);
             if let Some(request) = request {
                 outbound.take_back(request);
             }

@@ -1,5 +1,6 @@
 //! One request, matched and understood: what every later step asks of it.
 
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
@@ -30,6 +31,8 @@ pub(super) struct Call<'a> {
     pub(super) path: &'a str,
     /// When the whole request must have ended.
     pub(super) total: Option<Deadline>,
+    /// Whether a backend may have read something of it that has no outcome yet.
+    pub(super) sent: AtomicBool,
 }
 
 impl<'a> Call<'a> {
@@ -55,6 +58,7 @@ impl<'a> Call<'a> {
             meaning,
             path,
             total,
+            sent: AtomicBool::new(false),
         }
     }
 

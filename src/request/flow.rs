@@ -1,6 +1,7 @@
 //! One request, from its head to its answer's head.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
@@ -69,8 +70,12 @@ async fn answer_in_time(
         biased;
         answered = answer(call, outbound, record) => answered,
         () = total.passed() => {
-            // What was sent by then is not known here, so it counts as sent.
-            let failure = Failure::sent(Kind::TotalLate, "the whole request took too long");
+            let detail = "the whole request took too long";
+            let failure = if call.sent.load(Ordering::Relaxed) {
+                Failure::sent(Kind::TotalLate, detail)
+            } else {
+                Failure::unsent(Kind::TotalLate, detail)
+            };
             Err(Unanswered::Failed { failure, endpoint: None, missing: false })
         }
     }

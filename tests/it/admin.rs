@@ -8,6 +8,7 @@ use tailhop::words::clock::Clock;
 
 use crate::support::app::{App, Macs, stage};
 use crate::support::client::Client;
+use crate::support::log;
 use crate::support::time::Held;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -203,6 +204,7 @@ async fn a_switch_passes_under_load_without_one_failure_and_is_counted_once() {
     let more = "schedule = { timezone = \"Asia/Tokyo\", default = \"m1\", switch = [{ at = 2025-02-17, to = \"m2\" }] }";
     let before: Timestamp = "2025-02-16T14:59:57Z".parse().unwrap();
     let app = App::start_with(&macs.toml(more), &[], Clock::starting_at(before)).await;
+    log::listen();
     let began = tokio::time::Instant::now();
     let mut asked = Vec::new();
     let load = async {
@@ -230,6 +232,11 @@ async fn a_switch_passes_under_load_without_one_failure_and_is_counted_once() {
         };
         assert_eq!((backend.as_str(), reason.as_str()), expected, "{after:?}");
     }
+    let heard = log::heard();
+    let told = heard
+        .lines()
+        .filter(|line| line.contains("active backend changed"));
+    assert_eq!(told.count(), 2, "one line a service: {heard}");
     let metrics = app.metrics().await;
     for service in ["ollama", "qdrant"] {
         let labels = [("service", service), ("cause", "schedule")];

@@ -227,6 +227,24 @@ async fn a_service_that_refuses_twice_lets_go_what_waits_on_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_waits_for_a_head_has_its_endpoint_probed_once_a_second() {
+    let net = tailnet("").await;
+    let mac = &net.qdrant[0];
+    net.time.pass(20 * SECOND).await;
+    let calm = mac.counts().probes;
+    assert!((3..=6).contains(&calm), "{calm} probes in 20 s");
+    mac.once(accept_then_silence());
+    let mut client = net.app.client().await;
+    client.request("GET", READ, &[], b"").await;
+    mac.requests(1).await;
+    net.time.pass(10 * SECOND).await;
+    let asked = mac.counts().probes - calm;
+    assert!((8..=11).contains(&asked), "{asked} probes in 10 s");
+    drop(client);
+    net.ends_clean().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_silent_dial_moves_nothing_that_waits() {
     let net = tailnet("").await;
     net.time.pass(5 * SECOND).await;

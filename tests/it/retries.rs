@@ -119,6 +119,22 @@ async fn a_write_whose_answer_is_late_is_unknown_too() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_write_that_waits_beyond_total_was_not_sent_and_is_told_so() {
+    let mut stage = stage("timeouts = { total = \"2s\", wait = \"10s\" }").await;
+    stage.macs.all_refuse(0).await;
+    let (got, took) = stage.time.run(stage.app.ask("PUT", WRITE, b"{}")).await;
+    assert_eq!(
+        (got.status(), got.reason()),
+        (504, "total-late"),
+        "{}",
+        got.text()
+    );
+    assert!(got.text().contains("Nothing was sent"), "{}", got.text());
+    assert!((2 * SECOND..3 * SECOND).contains(&took), "{took:?}");
+    stage.ends_clean().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_read_whose_connection_breaks_goes_to_the_other() {
     for act in [
         reset_before_head(),

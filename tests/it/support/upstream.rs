@@ -18,6 +18,8 @@ use super::time::{really, soon};
 
 /// What the probes of the product ask for.
 const PROBES: [&str; 2] = ["/api/version", "/readyz"];
+/// What the kernel holds of what an upstream sent.
+const SEND_BUFFER: u32 = 64 * 1024;
 /// One write of a flood.
 const FLOOD_PIECE: usize = 16 * 1024;
 
@@ -291,7 +293,12 @@ impl Upstream {
     pub(crate) async fn listen(&mut self) {
         self.backlog.clear();
         self.listening.shutdown().await;
-        let listener = TcpListener::bind(self.place).await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        // Its connections inherit it, so that little of a flood is held on this side.
+        socket.set_send_buffer_size(SEND_BUFFER).unwrap();
+        socket.bind(self.place).unwrap();
+        let listener = socket.listen(1024).unwrap();
         let (shared, connections) = (Arc::clone(&self.shared), Arc::clone(&self.connections));
         self.listening.spawn(accept(listener, shared, connections));
     }
