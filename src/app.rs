@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rustix::net::sockopt;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -31,6 +32,10 @@ use crate::words::clock::Clock;
 const DRAIN: Duration = Duration::from_secs(8);
 /// How long the last access lines may take.
 const FLUSH: Duration = Duration::from_millis(200);
+
+/// What the kernel holds for a client that reads slowly. By itself it would hold up to 4 MiB each,
+/// which is memory of the instance; the app is near, so that less is fast enough.
+const SEND_BUFFER: usize = 128 * 1024;
 
 /// Why an instance could not start.
 #[derive(Debug)]
@@ -337,6 +342,8 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
 fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     let bound = TcpListener::bind(address).and_then(|listener| {
         listener.set_nonblocking(true)?;
+        // Its connections inherit it.
+        sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER)?;
         Ok(listener)
     });
     bound.map_err(|error| StartError::Listen {
