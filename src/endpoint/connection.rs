@@ -5,11 +5,13 @@
 //! and ends when its endpoint is lost or its answer is dropped.
 
 use std::error::Error;
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -18,9 +20,10 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::lost::{Lost, Waiting};
+use crate::words::clock::Deadline;
 use crate::words::outcome::{Failure, Kind};
 
 /// Bounds what one answer's head may hold in memory. hyper's own default is 408 KiB.
@@ -35,10 +38,28 @@ pub enum Outgoing {
         /// What was read already.
         prefix: Bytes,
         /// What follows.
-        rest: Incoming,
-        /// How many bytes of it went upstream.
-        passed: Arc<AtomicU64>,
+        rest: Box<Rest>,
     },
+}
+
+/// The rest of a request body, as it comes.
+pub struct Rest {
+    body: Incoming,
+    /// How many bytes of it went upstream.
+    passed: Arc<AtomicU64>,
+    /// How long it may pause.
+    idle: Duration,
+    /// Exists only while a piece is waited for.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// Why a request body broke off.
+#[derive(Debug)]
+pub enum BodyError {
+    /// The client left or broke HTTP.
+    Client(hyper::Error),
+    /// The client stopped sending it.
+    Paused,
 }
 
 /// An open connection that carries no request now.
@@ -118,6 +139,10 @@ impl Connection {
         };
         let detail = match kind {
             Kind::Lost => "it stopped answering: fresh probes failed".to_owned(),
+            // That there was an error in a body says less than which.
+            Kind::ClientBody => error
+                .source()
+                .map_or_else(|| error.to_string(), ToString::to_string),
             // hyper's texts name conditions, never content.
             _ => error.to_string(),
         };
@@ -169,59 +194,100 @@ impl Outgoing {
         Self::Whole(Bytes::new())
     }
 
-    /// What was read of a body, and the rest of it.
-    pub fn stream(prefix: Bytes, rest: Incoming) -> Self {
-        Self::Stream {
-            prefix,
-            rest,
+    /// What was read of a body, and the rest of it, which may pause for `idle`.
+    pub fn stream(prefix: Bytes, body: Incoming, idle: Duration) -> Self {
+        let rest = Box::new(Rest {
+            body,
             passed: Arc::default(),
-        }
+            idle,
+            timer: None,
+        });
+        Self::Stream { prefix, rest }
     }
 
     /// The count of what goes upstream of a body that is not held whole.
     pub fn passed(&self) -> Option<Arc<AtomicU64>> {
         match self {
             Self::Whole(_) => None,
-            Self::Stream { passed, .. } => Some(Arc::clone(passed)),
+            Self::Stream { rest, .. } => Some(Arc::clone(&rest.passed)),
+        }
+    }
+}
+
+impl Rest {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+            ready!(self.poll_pause(cx));
+            return Poll::Ready(Some(Err(BodyError::Paused)));
+        };
+        self.timer = None;
+        if let Some(Ok(frame)) = &frame {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            self.passed.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Client)))
+    }
+
+    /// Ready when it paused for too long on a process that was awake for it.
+    fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let idle = self.idle;
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(idle)));
+            ready!(timer.as_mut().poll(cx));
+            if !Deadline::is_frozen(timer.deadline().elapsed()) {
+                return Poll::Ready(());
+            }
+            self.timer = None;
+        }
+    }
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Client(error) => error.fmt(f),
+            Self::Paused => f.write_str("the client stopped sending its body"),
+        }
+    }
+}
+
+impl Error for BodyError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Client(error) => Some(error),
+            Self::Paused => None,
         }
     }
 }
 
 impl Body for Outgoing {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Whole(bytes) | Self::Stream { prefix: bytes, .. } if !bytes.is_empty() => {
                 Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))))
             }
             Self::Whole(_) => Poll::Ready(None),
-            Self::Stream { rest, passed, .. } => {
-                let frame = ready!(Pin::new(rest).poll_frame(cx));
-                if let Some(Ok(frame)) = &frame {
-                    let bytes = frame.data_ref().map_or(0, Bytes::len);
-                    passed.fetch_add(bytes as u64, Ordering::Relaxed);
-                }
-                Poll::Ready(frame)
-            }
+            Self::Stream { rest, .. } => rest.poll(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_empty(),
-            Self::Stream { prefix, rest, .. } => prefix.is_empty() && rest.is_end_stream(),
+            Self::Stream { prefix, rest, .. } => prefix.is_empty() && rest.body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Stream { prefix, rest, .. } => after(prefix.len() as u64, &rest.size_hint()),
+            Self::Stream { prefix, rest, .. } => after(prefix.len() as u64, &rest.body.size_hint()),
         }
     }
 }

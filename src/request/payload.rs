@@ -68,7 +68,7 @@ pub(super) async fn read(
     }
     if body.size_hint().lower() > limit as u64 {
         return Ok(Payload {
-            body: Outgoing::stream(Bytes::new(), body),
+            body: Outgoing::stream(Bytes::new(), body, idle),
             reserved,
         });
     }
@@ -78,7 +78,7 @@ pub(super) async fn read(
         pieces = pieces.and(piece);
         if !fits {
             return Ok(Payload {
-                body: Outgoing::stream(pieces.join(), body),
+                body: Outgoing::stream(pieces.join(), body, idle),
                 reserved,
             });
         }

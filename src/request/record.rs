@@ -24,7 +24,7 @@ use super::call::Call;
 use crate::endpoint::live::Endpoint;
 use crate::metrics::Metrics;
 use crate::plan::reason::Reason;
-use crate::words::outcome::{Failure, Kind, Phase};
+use crate::words::outcome::{Failure, Kind, Phase, Side};
 
 /// Lines that may wait for the writer.
 const BACKLOG: usize = 4096;
@@ -322,7 +322,8 @@ fn millis(seconds: f64) -> f64 {
 /// The word for a failure in headers and metric labels: an outcome that is not known is named as
 /// such, whatever made it so.
 pub(super) fn failure_word(failure: &Failure, changes: bool) -> &'static str {
-    if changes && failure.phase == Phase::Sent {
+    let client = failure.kind.side() == Side::Client;
+    if changes && failure.phase == Phase::Sent && !client {
         "outcome-unknown"
     } else {
         failure.kind.as_str()
