@@ -8,7 +8,7 @@ mod http;
 mod ollama;
 mod qdrant;
 
-use ::http::{Method, StatusCode, header::HeaderMap};
+use ::http::{Method, StatusCode};
 
 use crate::words::effect::{Effect, Meaning, Reach};
 use crate::words::names::Kind;
@@ -118,14 +118,6 @@ pub fn answer(kind: Kind, meaning: Meaning, path: &str, status: StatusCode) -> A
 pub fn says_not_there(body: &[u8]) -> bool {
     serde_json::from_slice::<serde_json::Value>(body)
         .is_ok_and(|answer| answer["result"]["exists"] == serde_json::Value::Bool(false))
-}
-
-/// Whether an answer is a stream of pieces that a client waits for one by one.
-pub fn is_stream(headers: &HeaderMap) -> bool {
-    let kind = headers
-        .get(::http::header::CONTENT_TYPE)
-        .map_or(&b""[..], |v| v.as_bytes());
-    kind.starts_with(b"application/x-ndjson") || kind.starts_with(b"text/event-stream")
 }
 
 /// The longest path that any table knows has this many segments and a few to spare.
