@@ -230,6 +230,8 @@ fn routes(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
             changes.value(&subject, "service", &from.name, &to.name);
             changes.value(&subject, "strip", &before.strip, &route.strip);
             changes.value(&subject, "host", &host(before), &host(route));
+            let upgrade = |route: &Route| route.upgrade.join(", ");
+            changes.value(&subject, "upgrade", &upgrade(before), &upgrade(route));
             // What a route has from its service was said there.
             let own = before.timeouts != from.timeouts || route.timeouts != to.timeouts;
             if own && from.name == to.name {

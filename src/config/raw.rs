@@ -127,6 +127,7 @@ pub(super) const ROOT: &[Row] = &[
             need("service", Shape::Text),
             row("strip", Shape::Flag),
             row("host", Shape::Text),
+            row("upgrade", Shape::Texts),
             row("timeouts", Shape::Table(TIMEOUTS)),
         ]),
     ),

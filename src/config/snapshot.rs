@@ -186,6 +186,8 @@ pub struct Route {
     pub strip: bool,
     /// Which Host the upstream sees.
     pub host: HostHeader,
+    /// Protocols that a request may switch to, such as `websocket`.
+    pub upgrade: Vec<String>,
     /// The bounds of its requests: the service's, with the route's own put over them.
     pub timeouts: Timeouts,
 }

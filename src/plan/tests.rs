@@ -127,6 +127,7 @@ fn route(path: &str, service: ServiceId) -> Route {
         service,
         strip: true,
         host,
+        upgrade: Vec::new(),
         timeouts: timeouts(),
     }
 }

@@ -33,6 +33,7 @@ fn example(path: &str) -> &'static str {
         "routes.path" => "\"/other\"",
         "routes.strip" | "pin.writes" => "false",
         "routes.host" => "\"preserve\"",
+        "routes.upgrade" => "[\"websocket\"]",
         "schedule.timezone" => "\"Asia/Tokyo\"",
         "schedule.default" => "\"mac-dev1\"",
         _ if matches!(last, "reason" | "by") => "\"somebody\"",
@@ -136,6 +137,9 @@ fn table_for(table: &str, key: &str, is_set: bool, set: &str) -> String {
             };
             format!("[backends.N]\n[services.N]\n{port}{inner}{set}")
         }
+        "routes" if key == "upgrade" => format!(
+            "[backends.N]\n[services.N]\nport = 9\n[[routes]]\npath = \"/x\"\nservice = \"N\"\n{set}"
+        ),
         "routes" | "routes.timeouts" => {
             let path = unless("path", "path = \"/x\"");
             let service = unless("service", "service = \"ollama\"");

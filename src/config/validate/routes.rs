@@ -11,6 +11,7 @@ use crate::config::codes;
 use crate::config::problem::{Problems, nearest, quote};
 use crate::config::raw::{At, Table};
 use crate::config::snapshot::{HostHeader, Route, ServiceId};
+use crate::words::names::Kind;
 
 pub(super) fn read(scope: &Scope<'_>, problems: &mut Problems<'_>) -> Vec<Route> {
     let mut routes = match scope.root.tables("routes") {
@@ -28,6 +29,7 @@ fn each_service(scope: &Scope<'_>) -> Vec<Route> {
         service: ServiceId(index),
         strip: true,
         host: HostHeader::Upstream,
+        upgrade: Vec::new(),
         timeouts: service.timeouts,
     };
     scope.services.iter().enumerate().map(route).collect()
@@ -77,11 +79,13 @@ fn route(scope: &Scope<'_>, table: &Table, problems: &mut Problems<'_>) -> Optio
     let service = scope.service_named(service.value, &service.span, problems)?;
     let base = scope.services[service.0].timeouts;
     let timeouts = timeouts::over(base, table.table("timeouts"), problems);
+    let upgrade = protocols(table, scope.services[service.0].kind, problems);
     Some(Route {
         path: path?,
         service,
         strip: table.get::<bool>("strip").is_none_or(|strip| strip.value),
         host: host.unwrap_or(HostHeader::Upstream),
+        upgrade,
         timeouts,
     })
 }
@@ -142,6 +146,38 @@ fn header(host: &At<&str>, problems: &mut Problems<'_>) -> HostHeader {
         )
         .help(help);
     HostHeader::Upstream
+}
+
+/// The protocols that requests may switch to. Ollama and Qdrant know none.
+fn protocols(table: &Table, kind: Kind, problems: &mut Problems<'_>) -> Vec<String> {
+    let Some(list) = table.get::<&[At<String>]>("upgrade") else {
+        return Vec::new();
+    };
+    if kind != Kind::Http {
+        problems
+            .at(
+                codes::VALUE,
+                &list.span,
+                format!("upgrade is for services of kind \"http\", and this one is {kind}"),
+            )
+            .help("leave it out");
+    }
+    for At { value, span } in list.value {
+        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~/".contains(&byte);
+        if value.is_empty() || !value.bytes().all(token) {
+            problems
+                .at(
+                    codes::VALUE,
+                    span,
+                    format!("upgrade cannot have {}", quote(value)),
+                )
+                .help("write a protocol such as \"websocket\"");
+        }
+    }
+    list.value
+        .iter()
+        .map(|protocol| protocol.value.clone())
+        .collect()
 }
 
 /// Whether `text` can be a Host header: a name or an address, and perhaps a port.
