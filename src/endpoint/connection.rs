@@ -14,7 +14,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::UPGRADE;
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -33,6 +34,13 @@ const READ_BUFFER_MAX: usize = 64 * 1024;
 pub enum Outgoing {
     /// Read whole before the first dial; a further attempt sends a clone.
     Whole(Bytes),
+    /// The same with the trailers that followed it.
+    Trailed {
+        /// The body.
+        bytes: Bytes,
+        /// Its trailers, until they were sent.
+        trailers: Option<Box<HeaderMap>>,
+    },
     /// What was read of a body too large for that, and the rest as it comes. Sent once.
     Stream {
         /// What was read already.
@@ -95,7 +103,7 @@ impl Connection {
         tokio::spawn(async move {
             tokio::select! {
                 biased;
-                _ = connection => {}
+                _ = connection.with_upgrades() => {}
                 () = until.lost() => {}
             }
         });
@@ -114,9 +122,9 @@ impl Connection {
         &mut self,
         request: Request<Outgoing>,
     ) -> Result<Response<Incoming>, SendError> {
+        let asked = request.headers().get(UPGRADE).cloned();
         match self.sender.try_send_request(request).await {
-            // We never ask for an upgrade, and nobody could make anything of one.
-            Ok(answer) if answer.status().is_informational() => Err(SendError {
+            Ok(answer) if !is_expected(&answer, asked.as_ref()) => Err(SendError {
                 failure: Failure::sent(Kind::BadAnswer, "an upgrade that nobody asked for"),
                 request: None,
             }),
@@ -153,6 +161,11 @@ impl Connection {
         }
     }
 
+    /// Returns when its endpoint is declared lost.
+    pub async fn lost(&mut self) {
+        self.waiting.lost().await;
+    }
+
     /// Whether its endpoint was declared lost since it was opened.
     pub fn is_lost(&self) -> bool {
         self.waiting.is_lost()
@@ -167,6 +180,15 @@ impl Connection {
     pub(super) fn is_ready(&self) -> bool {
         self.sender.is_ready() && !self.waiting.is_lost()
     }
+}
+
+/// Whether an answer that switches protocols (RFC 9110 15.2.2) was asked to switch to this one:
+/// nobody could make anything of another.
+fn is_expected(answer: &Response<Incoming>, asked: Option<&HeaderValue>) -> bool {
+    let to = || answer.headers().get(UPGRADE).map(HeaderValue::as_bytes);
+    let as_asked =
+        |asked: &HeaderValue| to().is_some_and(|to| to.eq_ignore_ascii_case(asked.as_bytes()));
+    !answer.status().is_informational() || asked.is_some_and(as_asked)
 }
 
 /// Whether a request's body broke off because its client left, or because the client broke HTTP.
@@ -208,8 +230,20 @@ impl Outgoing {
     /// The count of what goes upstream of a body that is not held whole.
     pub fn passed(&self) -> Option<Arc<AtomicU64>> {
         match self {
-            Self::Whole(_) => None,
+            Self::Whole(_) | Self::Trailed { .. } => None,
             Self::Stream { rest, .. } => Some(Arc::clone(&rest.passed)),
+        }
+    }
+
+    /// A copy, if it can be sent more than once.
+    pub fn again(&self) -> Option<Self> {
+        match self {
+            Self::Whole(bytes) => Some(Self::Whole(bytes.clone())),
+            Self::Trailed { bytes, trailers } => Some(Self::Trailed {
+                bytes: bytes.clone(),
+                trailers: trailers.clone(),
+            }),
+            Self::Stream { .. } => None,
         }
     }
 }
@@ -269,10 +303,20 @@ impl Body for Outgoing {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
-            Self::Whole(bytes) | Self::Stream { prefix: bytes, .. } if !bytes.is_empty() => {
+            Self::Whole(bytes)
+            | Self::Trailed { bytes, .. }
+            | Self::Stream { prefix: bytes, .. }
+                if !bytes.is_empty() =>
+            {
                 Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))))
             }
             Self::Whole(_) => Poll::Ready(None),
+            Self::Trailed { trailers, .. } => {
+                let trailers = trailers
+                    .take()
+                    .map(|trailers| Ok(Frame::trailers(*trailers)));
+                Poll::Ready(trailers)
+            }
             Self::Stream { rest, .. } => rest.poll(cx),
         }
     }
@@ -280,6 +324,7 @@ impl Body for Outgoing {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_empty(),
+            Self::Trailed { bytes, trailers } => bytes.is_empty() && trailers.is_none(),
             Self::Stream { prefix, rest, .. } => prefix.is_empty() && rest.body.is_end_stream(),
         }
     }
@@ -287,6 +332,8 @@ impl Body for Outgoing {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            // Only chunks carry trailers, so its length is not told.
+            Self::Trailed { .. } => SizeHint::new(),
             Self::Stream { prefix, rest, .. } => after(prefix.len() as u64, &rest.body.size_hint()),
         }
     }

@@ -85,6 +85,11 @@ impl Idle {
         drop(dropped);
     }
 
+    /// Drops all of them: descriptors are used up.
+    pub fn shed(&self) {
+        self.clear();
+    }
+
     pub(super) fn clear(&self) {
         let dropped = self.locked().as_mut().map(std::mem::take);
         drop(dropped);
