@@ -242,6 +242,7 @@ async fn retune(store: Arc<Store>, tailnet: Arc<Tailnet>) {
 /// # Errors
 /// What kept it from starting, or ended it.
 pub fn run(inputs: Inputs, instance: String) -> Result<(), StartError> {
+    raise_descriptor_limit();
     let control = runtime().map_err(StartError::Machine)?;
     control.block_on(async {
         let app = App::build(inputs, Clock::system(), instance).await?;
@@ -256,6 +257,21 @@ pub fn run(inputs: Inputs, instance: String) -> Result<(), StartError> {
         flush(&writer).await;
         ended.map_err(StartError::Machine)
     })
+}
+
+/// Takes as many descriptors as it may have: each client is one, and each request one more. The
+/// usual soft limit of 1024 is for programs that call select(2), which we do not.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Where it is forbidden, fewer clients are held.
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    );
 }
 
 /// Lets the last access lines out, unless nobody reads them.

@@ -2,10 +2,9 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::{Request, Version};
+use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -16,7 +15,11 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::warn;
 
-use super::{Proxy, flow};
+use super::peer::Peer;
+use super::places::Places;
+use super::record::Record;
+use super::rules::Refusal;
+use super::{Proxy, flow, respond};
 
 /// A client that began no request for so long is closed, and so is one that does not end its head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
@@ -31,17 +34,24 @@ const SWEEP: Duration = Duration::from_secs(5);
 /// caller bounds how long that may take.
 pub async fn serve(proxy: Arc<Proxy>, listener: TcpListener, mut draining: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
+    let mut places = Places::new();
     let ends = draining.clone();
     let mut sweeps = interval(SWEEP);
     sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, _)) if places.has_place(connections.len()) => {
                     connections.spawn(connection(Arc::clone(&proxy), stream, ends.clone()));
+                }
+                Ok((stream, _)) => {
+                    Record::no_request(&proxy, Refusal::Full);
+                    places.refuse(stream);
                 }
                 Err(error) => {
                     warn!(%error, "cannot accept a connection");
+                    // Idle connections are the only descriptors that nobody would miss.
+                    shed(&proxy);
                     sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -54,37 +64,82 @@ pub async fn serve(proxy: Arc<Proxy>, listener: TcpListener, mut draining: watch
     while connections.join_next().await.is_some() {}
 }
 
-/// Serves one connection. A client that leaves is noticed at once, as its request's body was read by
-/// then; only while bytes of a next request wait behind it hyper does not look, and `head` or the
-/// first byte of the answer shows it. While draining it ends after the request that it carries.
+/// Serves one connection; while draining it ends after the request that it carries. hyper notices a
+/// client that leaves at once as long as it reads; otherwise [`Peer::poll_gone`] does.
 async fn connection(proxy: Arc<Proxy>, stream: TcpStream, mut draining: watch::Receiver<bool>) {
     // Without it a small piece of a stream waits 40 ms for the client's acknowledgement.
     let _ = stream.set_nodelay(true);
-    let old_client = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&old_client);
+    let peer = Peer::new(stream);
+    let (shared, io) = ((Arc::clone(&proxy), Arc::clone(&peer)), peer.io());
     let serve = service_fn(move |request: Request<Incoming>| {
-        if request.version() == Version::HTTP_10 {
-            seen.store(true, Ordering::Relaxed);
-        }
-        let proxy = Arc::clone(&proxy);
-        async move { Ok::<_, Infallible>(flow::serve(proxy, request).await) }
+        let (proxy, peer) = (Arc::clone(&shared.0), Arc::clone(&shared.1));
+        async move { Ok::<_, Infallible>(flow::serve(proxy, peer, request).await) }
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(READ_BUFFER_MAX)
-        .serve_connection(TokioIo::new(stream), serve);
+        .serve_connection(TokioIo::new(io), serve)
+        .with_upgrades();
     let ended = tokio::select! {
         ended = &mut connection => ended,
-        () = told(&mut draining) => {
+        () = may_end(&peer, &mut draining) => {
             Pin::new(&mut connection).graceful_shutdown();
             (&mut connection).await
         }
     };
-    // Any other error is the client's, and its requests are recorded by themselves.
-    if ended.is_err() && old_client.load(Ordering::Relaxed) {
+    // Nothing of it may hold the socket any longer.
+    drop(connection);
+    match (ended, peer.take_tunnel()) {
+        (Ok(()), Some(tunnel)) => tunnel.run(&peer, draining).await,
+        (Ok(()), None) => peer.linger(&mut draining).await,
+        (Err(error), _) => broke(&proxy, &peer, &error, &mut draining).await,
+    }
+}
+
+/// What hyper could not read is refused here, once; any other error is the client's or an answer's,
+/// and its request is recorded by itself.
+async fn broke(
+    proxy: &Proxy,
+    peer: &Peer,
+    error: &hyper::Error,
+    draining: &mut watch::Receiver<bool>,
+) {
+    if error.is_parse() {
+        // hyper has answered: 400, 414 or 431.
+        Record::no_request(proxy, unread(error));
+        peer.refused();
+        peer.linger(draining).await;
+    } else if error.is_timeout() {
+        // One that began no request is only idle.
+        if peer.is_in_head() {
+            peer.say(&respond::refused_bare(Refusal::LateHead));
+            Record::no_request(proxy, Refusal::LateHead);
+        }
+    } else if peer.is_old() {
         // Without chunks the end of the connection ends the answer: a cut one needs a reset.
-        let _ = connection.into_parts().io.into_inner().set_zero_linger();
+        peer.reset();
+    }
+}
+
+/// Why hyper could not read a head.
+fn unread(error: &hyper::Error) -> Refusal {
+    if !error.is_parse_too_large() {
+        Refusal::BadHead
+    } else if error.to_string().contains("URI") {
+        // hyper has no question for it.
+        Refusal::LongTarget
+    } else {
+        Refusal::LargeHead
+    }
+}
+
+/// Returns when the connection may be told that no new work may begin. Told while a request for
+/// another protocol is under way, hyper would answer the upstream's 101 with `Connection: close`.
+async fn may_end(peer: &Peer, draining: &mut watch::Receiver<bool>) {
+    told(draining).await;
+    while peer.is_upgrading() {
+        sleep(ACCEPT_PAUSE).await;
     }
 }
 
@@ -92,6 +147,12 @@ async fn connection(proxy: Arc<Proxy>, stream: TcpStream, mut draining: watch::R
 async fn told(draining: &mut watch::Receiver<bool>) {
     // Its sender is gone only when the process is ending.
     let _ = draining.wait_for(|draining| *draining).await;
+}
+
+fn shed(proxy: &Proxy) {
+    for endpoint in proxy.store.live().endpoints.iter().flatten() {
+        endpoint.idle.shed();
+    }
 }
 
 fn sweep(proxy: &Proxy) {

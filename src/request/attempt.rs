@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
+use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
@@ -38,6 +38,13 @@ pub(super) struct Answered {
     pub(super) response: Response<Coming>,
     pub(super) connection: Option<Connection>,
     pub(super) endpoint: Arc<Endpoint>,
+}
+
+impl Answered {
+    /// Whether it switches to the protocol that was asked for.
+    pub(super) fn switches(&self) -> bool {
+        self.response.status() == StatusCode::SWITCHING_PROTOCOLS
+    }
 }
 
 /// Why there is no answer.

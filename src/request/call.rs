@@ -1,14 +1,19 @@
 //! One request, matched and understood: what every later step asks of it.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Request, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
+use http_body::Body;
 
 use super::Proxy;
 use super::headers;
 use super::payload::Payload;
+use super::peer::Peer;
+use super::tunnel;
 use crate::api;
 use crate::config::snapshot::{Route, Service, Timeouts};
 use crate::endpoint::connection::Outgoing;
@@ -25,6 +30,7 @@ const UNBOUNDED: Duration = Duration::from_hours(365 * 24);
 pub(super) struct Call<'a> {
     pub(super) proxy: &'a Proxy,
     pub(super) live: &'a Live,
+    pub(super) peer: &'a Arc<Peer>,
     pub(super) route: &'a Route,
     pub(super) meaning: Meaning,
     /// The path that the upstream sees, without the query.
@@ -33,12 +39,15 @@ pub(super) struct Call<'a> {
     pub(super) total: Option<Deadline>,
     /// Whether a backend may have read something of it that has no outcome yet.
     pub(super) sent: AtomicBool,
+    /// The protocol that it asks for instead of HTTP, where its route passes that on.
+    pub(super) upgrade: Option<HeaderValue>,
 }
 
 impl<'a> Call<'a> {
     pub(super) fn new(
         proxy: &'a Proxy,
         live: &'a Live,
+        peer: &'a Arc<Peer>,
         route: &'a Route,
         method: &Method,
         path: &'a str,
@@ -54,11 +63,13 @@ impl<'a> Call<'a> {
         Self {
             proxy,
             live,
+            peer,
             route,
             meaning,
             path,
             total,
             sent: AtomicBool::new(false),
+            upgrade: None,
         }
     }
 
@@ -123,8 +134,12 @@ impl Outbound {
         payload: Payload,
     ) -> Self {
         headers::for_upstream(&mut headers, call.service().kind, call.path);
+        frame(&mut headers, &payload.body);
+        if let Some(protocol) = &call.upgrade {
+            tunnel::announce(&mut headers, protocol.clone());
+        }
         let changes = call.meaning.effect.changes();
-        let replayable = matches!(payload.body, Outgoing::Whole(_));
+        let replayable = !payload.is_stream();
         Self {
             method,
             uri: uri(call.path, query),
@@ -144,10 +159,10 @@ impl Outbound {
     /// handed over, and comes back by [`Outbound::take_back`] if not one byte of it was sent.
     pub(super) fn request(&mut self, route: &Route, endpoint: &Endpoint) -> Request<Outgoing> {
         let again = !self.changes && self.replayable;
-        let body = match &mut self.payload.body {
-            Outgoing::Whole(bytes) => Outgoing::Whole(bytes.clone()),
-            stream @ Outgoing::Stream { .. } => std::mem::replace(stream, Outgoing::empty()),
-        };
+        let body = &mut self.payload.body;
+        let body = body
+            .again()
+            .unwrap_or_else(|| std::mem::replace(body, Outgoing::empty()));
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
@@ -158,6 +173,9 @@ impl Outbound {
             std::mem::take(&mut self.headers)
         };
         headers::set_host(request.headers_mut(), route, &endpoint.host);
+        // A client of HTTP/1.0 may have sent none to preserve.
+        let host = request.headers_mut().entry(HOST);
+        host.or_insert_with(|| endpoint.host.clone());
         request
     }
 
@@ -166,6 +184,21 @@ impl Outbound {
         let (parts, body) = request.into_parts();
         self.headers = parts.headers;
         self.payload.body = body;
+    }
+}
+
+/// Makes the fields that frame a chunked body those of the body that is sent.
+fn frame(headers: &mut HeaderMap, body: &Outgoing) {
+    if !headers.contains_key(TRANSFER_ENCODING) {
+        return;
+    }
+    if body.is_end_stream() {
+        // hyper would send no chunk for it, and a POST without any length is an error to some.
+        headers.remove(TRANSFER_ENCODING);
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
+    } else {
+        // In whatever case it came.
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 

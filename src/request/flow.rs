@@ -3,37 +3,68 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 
 use super::attempt::{Answered, Unanswered, answer};
 use super::call::{Call, Outbound};
+use super::peer::Peer;
 use super::record::Record;
+use super::rules::{self, Refusal};
 use super::stream::Downstream;
-use super::{Proxy, payload, respond};
+use super::{Proxy, payload, respond, tunnel};
 use crate::plan::route::{match_route, upstream_path};
 use crate::words::outcome::{Failure, Kind};
 
-/// Serves one request: match -> read effect -> read body -> plan, dial, forward -> stream.
-pub(super) async fn serve(proxy: Arc<Proxy>, request: Request<Incoming>) -> Response<Downstream> {
+/// Serves one request: check -> match -> read effect -> read body -> plan, dial, forward -> stream.
+pub(super) async fn serve(
+    proxy: Arc<Proxy>,
+    peer: Arc<Peer>,
+    mut request: Request<Incoming>,
+) -> Response<Downstream> {
     let live = proxy.store.live();
     let id = proxy.ids.of(request.headers());
     let path = request.uri().path().to_owned();
     let mut record = Record::begin(&proxy, &id, request.method(), &path);
+    if let Err(refusal) = admit(&peer, &request) {
+        peer.refused();
+        return respond::refused(refusal, record, id);
+    }
     let Some(route) = match_route(&live.snapshot, &path) else {
         return respond::no_route(&live.snapshot, record, id);
     };
     let kind = live.snapshot.service(route.service).kind;
     let upstream = upstream_path(route, kind, &path);
-    let call = Call::new(&proxy, &live, route, request.method(), &upstream);
+    let mut call = Call::new(&proxy, &live, &peer, route, request.method(), &upstream);
+    call.upgrade = tunnel::wanted(route, &request);
+    let on_upgrade = call
+        .upgrade
+        .is_some()
+        .then(|| hyper::upgrade::on(&mut request));
     record.matched(&call);
-    forward(&call, request, record, id).await
+    peer.upgrading(on_upgrade.is_some());
+    forward(&call, request, on_upgrade, record, id).await
+}
+
+/// Whether it may be read at all, by what hyper shows of it and by what hyper hides.
+fn admit(peer: &Peer, request: &Request<Incoming>) -> Result<(), Refusal> {
+    let version = request.version();
+    let hidden = peer.next_request(version == Version::HTTP_10);
+    let hidden = hidden.map_or(Ok(()), |hidden| Err(Refusal::from(hidden)));
+    if hidden != Err(Refusal::LargeHead) {
+        hidden?;
+    }
+    // A head may be too large because its target is, and that has an answer of its own.
+    rules::check(request.method(), request.uri(), version, request.headers())?;
+    hidden
 }
 
 /// Reads the body, asks the candidates, and answers with what came of it.
 async fn forward(
     call: &Call<'_>,
     request: Request<Incoming>,
+    on_upgrade: Option<OnUpgrade>,
     mut record: Record,
     id: HeaderValue,
 ) -> Response<Downstream> {
@@ -41,8 +72,14 @@ async fn forward(
     let idle = call.idle_bound();
     let payload = match payload::read(body, call.meaning.effect, idle, &call.proxy.budget).await {
         Ok(payload) => payload,
-        Err(failure) => return respond::failed(call, failure, record, id),
+        Err(failure) => {
+            call.peer.refused();
+            return respond::failed(call, failure, record, id);
+        }
     };
+    if payload.is_stream() {
+        call.peer.body_waits();
+    }
     record.read(payload.held(), payload.body.passed());
     let outbound = Outbound::new(
         call,
@@ -52,31 +89,46 @@ async fn forward(
         payload,
     );
     match answer_in_time(call, outbound, &mut record).await {
-        Ok(answered) => respond::pass_on(call, answered, record, id),
+        Ok(answered) => {
+            if let Some(client) = on_upgrade.filter(|_| answered.switches()) {
+                return respond::switch(call, answered, client, record, id);
+            }
+            call.peer.upgrading(false);
+            respond::pass_on(call, answered, record, id)
+        }
         Err(why) => respond::unanswered(call, why, record, id),
     }
 }
 
-/// The attempt loop within `total`, where there is one.
+/// The attempt loop within `total`, where there is one, for as long as the client is there.
 async fn answer_in_time(
     call: &Call<'_>,
     outbound: Outbound,
     record: &mut Record,
 ) -> Result<Answered, Unanswered> {
-    let Some(total) = call.total else {
-        return answer(call, outbound, record).await;
+    let failed = |kind, detail| {
+        let failure = if call.sent.load(Ordering::Relaxed) {
+            Failure::sent(kind, detail)
+        } else {
+            Failure::unsent(kind, detail)
+        };
+        Err(Unanswered::Failed {
+            failure,
+            endpoint: None,
+            missing: false,
+        })
     };
     tokio::select! {
         biased;
         answered = answer(call, outbound, record) => answered,
-        () = total.passed() => {
-            let detail = "the whole request took too long";
-            let failure = if call.sent.load(Ordering::Relaxed) {
-                Failure::sent(Kind::TotalLate, detail)
-            } else {
-                Failure::unsent(Kind::TotalLate, detail)
-            };
-            Err(Unanswered::Failed { failure, endpoint: None, missing: false })
-        }
+        () = call.peer.gone() => failed(Kind::ClientGone, "the client left"),
+        () = total_passed(call) => failed(Kind::TotalLate, "the whole request took too long"),
+    }
+}
+
+async fn total_passed(call: &Call<'_>) {
+    match call.total {
+        Some(total) => total.passed().await,
+        None => std::future::pending().await,
     }
 }

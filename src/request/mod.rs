@@ -11,11 +11,16 @@ mod attempt;
 mod call;
 mod connect;
 mod flow;
+mod gate;
 mod headers;
 mod payload;
+mod peer;
+mod places;
 pub mod record;
 mod respond;
+mod rules;
 mod stream;
+mod tunnel;
 
 use std::sync::Arc;
 

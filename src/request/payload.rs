@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -73,7 +74,15 @@ pub(super) async fn read(
         });
     }
     let mut pieces = Pieces::None;
-    while let Some(piece) = next(&mut body, idle).await? {
+    let mut trailers = None;
+    while let Some(frame) = next(&mut body, idle).await? {
+        let piece = match frame {
+            Next::Data(piece) => piece,
+            Next::Trailers(last) => {
+                trailers = Some(Box::new(last));
+                continue;
+            }
+        };
         let fits = reserved.bytes + piece.len() <= limit && reserved.grow(piece.len());
         pieces = pieces.and(piece);
         if !fits {
@@ -83,14 +92,22 @@ pub(super) async fn read(
             });
         }
     }
-    Ok(Payload {
-        body: Outgoing::Whole(pieces.join()),
-        reserved,
-    })
+    let bytes = pieces.join();
+    let body = match trailers {
+        None => Outgoing::Whole(bytes),
+        trailers => Outgoing::Trailed { bytes, trailers },
+    };
+    Ok(Payload { body, reserved })
 }
 
-/// The next piece of data; trailers of a body that is read whole are dropped.
-async fn next(body: &mut Incoming, idle: Duration) -> Result<Option<Bytes>, Failure> {
+/// What comes of a body.
+enum Next {
+    Data(Bytes),
+    Trailers(HeaderMap),
+}
+
+/// The next piece of a body.
+async fn next(body: &mut Incoming, idle: Duration) -> Result<Option<Next>, Failure> {
     loop {
         let frame = tokio::select! {
             biased;
@@ -102,8 +119,13 @@ async fn next(body: &mut Incoming, idle: Duration) -> Result<Option<Bytes>, Fail
         match frame {
             None => return Ok(None),
             Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) if !data.is_empty() => return Ok(Some(data)),
-                _ => {}
+                Ok(data) if !data.is_empty() => return Ok(Some(Next::Data(data))),
+                Ok(_) => {}
+                Err(frame) => {
+                    if let Ok(trailers) = frame.into_trailers() {
+                        return Ok(Some(Next::Trailers(trailers)));
+                    }
+                }
             },
             Some(Err(error)) => {
                 return Err(Failure::unsent(of_client_body(&error), error.to_string()));
@@ -152,6 +174,11 @@ impl Budget {
 }
 
 impl Payload {
+    /// Whether it is sent as it comes, once.
+    pub(super) fn is_stream(&self) -> bool {
+        matches!(self.body, Outgoing::Stream { .. })
+    }
+
     /// Bytes of it that are in memory.
     pub(super) fn held(&self) -> usize {
         self.reserved.bytes

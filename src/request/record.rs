@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use super::Proxy;
 use super::call::Call;
+use super::rules::Refusal;
 use crate::endpoint::live::Endpoint;
 use crate::metrics::Metrics;
 use crate::plan::reason::Reason;
@@ -128,6 +129,13 @@ impl Record {
             log: proxy.log.clone(),
             ended: false,
         }
+    }
+
+    /// What never became a request was refused.
+    pub(super) fn no_request(proxy: &Proxy, refusal: Refusal) {
+        let mut record = Self::begin(proxy, &proxy.ids.make(), &Method::GET, "none");
+        record.line.method = "none".into();
+        record.refused(refusal.status(), refusal.word());
     }
 
     /// It matched a route.

@@ -8,14 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
+use hyper::upgrade::OnUpgrade;
 
 use super::attempt::{Answered, Unanswered};
 use super::call::Call;
 use super::headers;
 use super::record::{Record, failure_word};
+use super::rules::Refusal;
 use super::stream::{Downstream, Passing, Watch};
+use super::tunnel::{self, Tunnel};
 use crate::api::dialect;
 use crate::config::snapshot::{BackendId, Snapshot};
 use crate::endpoint::live::Endpoint;
@@ -54,8 +57,76 @@ pub(super) fn pass_on(
     parts.headers.insert(REASON, value(record.reason()));
     parts.headers.insert(REQUEST_ID, id);
     let watch = Watch::new(call.idle_bound(), call.total);
-    let body = Passing::new(body, connection, endpoint, record, watch);
+    let peer = Arc::clone(call.peer);
+    let body = Passing::new(body, connection, endpoint, record, watch, peer);
     Response::from_parts(parts, Downstream::Passing(Box::new(body)))
+}
+
+/// Passes on that the upstream switches to another protocol, which follows when hyper is done.
+pub(super) fn switch(
+    call: &Call<'_>,
+    mut answered: Answered,
+    client: OnUpgrade,
+    record: Record,
+    id: HeaderValue,
+) -> Response<Downstream> {
+    let upstream = hyper::upgrade::on(&mut answered.response);
+    let Some(connection) = answered.connection.take() else {
+        return pass_on(call, answered, record, id);
+    };
+    let mut record = record;
+    record.answered(StatusCode::SWITCHING_PROTOCOLS, Some(active_name(call)));
+    let (parts, _) = answered.response.into_parts();
+    let mut response = Response::from_parts(parts, Downstream::Own(Bytes::new()));
+    let headers = response.headers_mut();
+    let protocol = headers.get(UPGRADE).cloned();
+    headers::for_client(headers, call.route);
+    tunnel::announce(headers, protocol.unwrap_or(HeaderValue::from_static("")));
+    headers.insert(BACKEND, value(answered.endpoint.key.backend.as_str()));
+    headers.insert(REASON, value(record.reason()));
+    headers.insert(REQUEST_ID, id);
+    call.peer.tunnel(Tunnel {
+        client,
+        upstream,
+        connection,
+        record,
+        idle: call.idle_bound(),
+        total: call.total,
+    });
+    response
+}
+
+/// Refuses a request that breaks a rule.
+pub(super) fn refused(refusal: Refusal, record: Record, id: HeaderValue) -> Response<Downstream> {
+    let mut problem = Problem::new(refusal.status(), refusal.word());
+    problem.proxy_error = "http_request_error";
+    refusal.text().clone_into(&mut problem.text);
+    problem.close = true;
+    let mut response = write(ServiceKind::Http, "/", &problem, record, id);
+    if let Some(methods) = refusal.allow() {
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static(methods));
+    }
+    response
+}
+
+/// The same for a client that hyper does not talk to: all bytes of the answer.
+pub(super) fn refused_bare(refusal: Refusal) -> Vec<u8> {
+    let (status, word, text) = (refusal.status(), refusal.word(), refusal.text());
+    let body = dialect::body(ServiceKind::Http, "/", status, &format!("tailhop: {text}"));
+    let retry = if status == StatusCode::SERVICE_UNAVAILABLE {
+        "retry-after: 1\r\n"
+    } else {
+        ""
+    };
+    format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nx-tailhop-reason: {word}\r\n\
+         proxy-status: tailhop; error=http_request_error; details=\"{word}\"\r\n{retry}\
+         connection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
 }
 
 /// Says why there is no answer.

@@ -14,6 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::peer::{Peer, Timer};
 use super::record::{End, Record};
 use crate::endpoint::connection::Connection;
 use crate::endpoint::live::Endpoint;
@@ -43,6 +44,8 @@ pub(super) struct Passing {
     endpoint: Arc<Endpoint>,
     record: Option<Record>,
     watch: Watch,
+    peer: Arc<Peer>,
+    look: Timer,
 }
 
 impl Passing {
@@ -52,6 +55,7 @@ impl Passing {
         endpoint: Arc<Endpoint>,
         record: Record,
         watch: Watch,
+        peer: Arc<Peer>,
     ) -> Self {
         Self {
             body,
@@ -59,6 +63,8 @@ impl Passing {
             endpoint,
             record: Some(record),
             watch,
+            peer,
+            look: None,
         }
     }
 
@@ -87,6 +93,9 @@ impl Passing {
                 )))
             }
             Poll::Pending => {
+                if self.peer.poll_gone(&mut self.look, cx).is_ready() {
+                    return Poll::Ready(Some(Err(self.abandon())));
+                }
                 let late = ready!(self.watch.poll(cx));
                 Poll::Ready(Some(Err(self.cut(late))))
             }
@@ -101,6 +110,12 @@ impl Passing {
         if let Some(record) = self.record.take() {
             record.finish(End::Complete);
         }
+    }
+
+    /// The client left: its connection and its record are dropped, which says so.
+    fn abandon(&mut self) -> Failure {
+        drop((self.connection.take(), self.record.take()));
+        Failure::answering(Kind::ClientGone, "the client left")
     }
 
     /// The answer broke off: the client must see that too.

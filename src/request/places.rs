@@ -1,0 +1,113 @@
+//! How many client connections are held at once, and what is done about those that are more.
+//!
+//! One that is more gets 503 with `Retry-After` and is closed. Not accepting it would be silence: a
+//! client in the backlog cannot tell a full proxy from a dead one, and waits for its own timeout.
+//!
+//! The number follows the descriptor limit, so that clients alone never use up descriptors: dials,
+//! probes, the admin listener and the configuration keep theirs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{Resource, getrlimit};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tracing::warn;
+
+use super::respond;
+use super::rules::Refusal;
+
+/// More connections than this are no app's.
+const MOST: u64 = 16_384;
+/// Descriptors that are not for requests: listeners, log, files, probes, the admin listener.
+const RESERVED: u64 = 64;
+/// Upstream connections that may be open beside the clients'.
+const UPSTREAM_MOST: u64 = 4096;
+/// Clients told at once that there is no place. Whoever comes in a burst beyond is cut off.
+const TOLD: usize = 16;
+/// How long telling one may take.
+const TELLING: Duration = Duration::from_millis(500);
+/// Bytes of a request that are read before it is cut off: a close with bytes unread is a reset,
+/// which can overtake the answer.
+const READ_MAX: u64 = 64 * 1024;
+
+/// Places for client connections.
+pub(super) struct Places {
+    most: usize,
+    full: bool,
+    telling: Arc<Semaphore>,
+    answer: Arc<[u8]>,
+}
+
+impl Places {
+    pub(super) fn new() -> Self {
+        let most = most(getrlimit(Resource::Nofile).current);
+        Self {
+            most: usize::try_from(most).unwrap_or(usize::MAX),
+            full: false,
+            telling: Arc::new(Semaphore::new(TOLD)),
+            answer: respond::refused_bare(Refusal::Full).into(),
+        }
+    }
+
+    /// Whether there is a place beside `held` connections.
+    pub(super) fn has_place(&mut self, held: usize) -> bool {
+        let full = held >= self.most;
+        if full && !self.full {
+            warn!(connections = held, "no place for more client connections");
+        }
+        self.full = full;
+        !full
+    }
+
+    /// Tells a client that there is no place for it.
+    pub(super) fn refuse(&self, mut stream: TcpStream) {
+        let Ok(telling) = Arc::clone(&self.telling).try_acquire_owned() else {
+            return;
+        };
+        let answer = Arc::clone(&self.answer);
+        tokio::spawn(async move {
+            let told = async {
+                stream.write_all(&answer).await?;
+                stream.shutdown().await?;
+                tokio::io::copy(&mut stream.take(READ_MAX), &mut tokio::io::sink()).await
+            };
+            // One that does not listen is cut off.
+            let _ = timeout(TELLING, told).await;
+            drop(telling);
+        });
+    }
+}
+
+/// How many client connections a descriptor limit allows.
+fn most(descriptors: Option<u64>) -> u64 {
+    let Some(descriptors) = descriptors else {
+        return MOST;
+    };
+    let left = descriptors.saturating_sub(RESERVED);
+    let upstream = (left / 2).min(UPSTREAM_MOST);
+    (left - upstream).clamp(1, MOST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_leave_descriptors_for_everything_else() {
+        let rows = [
+            (None, MOST),
+            (Some(0), 1),
+            (Some(64), 1),
+            (Some(256), 96),
+            (Some(1024), 480),
+            (Some(20_000), 15_840),
+            (Some(1_048_576), MOST),
+        ];
+        for (descriptors, want) in rows {
+            assert_eq!(most(descriptors), want, "{descriptors:?}");
+        }
+    }
+}
