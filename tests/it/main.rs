@@ -5,7 +5,10 @@
 mod admin;
 mod candidates;
 mod dial;
+mod ends;
 mod forward;
+mod framing;
+mod limits;
 mod many;
 mod odd;
 mod reload;
@@ -14,3 +17,4 @@ mod retries;
 mod streams;
 mod support;
 mod tunnel;
+mod upgrade;

@@ -4,33 +4,25 @@ use std::time::Duration;
 
 use crate::support::app::stage;
 use crate::support::http::Piece;
-use crate::support::time::{soon, until};
-use crate::support::upstream::{Gate, Request, accept_then_silence, gated, raw};
+use crate::support::time::until;
+use crate::support::upstream::{Gate, Request, gated, raw};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test(start_paused = true)]
 async fn odd_targets_are_answered_and_reach_the_service_only_by_a_route() {
     let stage = stage("").await;
-    let rows: [(&[u8], &str); 6] = [
+    let rows: [(&[u8], &str); 4] = [
         (
-            b"GET http://proxy.example/ollama/api/tags HTTP/1.1\r\nhost: a\r\n\r\n",
+            b"GET http://a/ollama/api/tags HTTP/1.1\r\nhost: a\r\n\r\n",
             "200",
         ),
         (b"OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\n", "404"),
-        (
-            b"CONNECT evil.example:443 HTTP/1.1\r\nhost: a\r\n\r\n",
-            "404",
-        ),
-        (
-            b"GET /ollama/../qdrant/collections HTTP/1.1\r\nhost: a\r\n\r\n",
-            "200",
-        ),
+        (b"GET http://a/ HTTP/1.1\r\nhost: a\r\n\r\n", "404"),
         (
             b"GET /ollama/v1/models/\xff\xfe HTTP/1.1\r\nhost: a\r\n\r\n",
             "400",
         ),
-        (b"GET /ollama/api/tags#x HTTP/1.1\r\nhost: a\r\n\r\n", "200"),
     ];
     for (bytes, status) in rows {
         let mut client = stage.app.client().await;
@@ -45,10 +37,7 @@ async fn odd_targets_are_answered_and_reach_the_service_only_by_a_route() {
     }
     let seen = stage.macs.ollama[0].seen();
     let targets: Vec<_> = seen.iter().map(Request::target).collect();
-    assert_eq!(
-        targets,
-        ["/api/tags", "/../qdrant/collections", "/api/tags"]
-    );
+    assert_eq!(targets, ["/api/tags"]);
     assert_eq!(stage.macs.qdrant[0].seen().len(), 0);
 }
 
@@ -183,26 +172,6 @@ async fn an_expected_body_is_asked_for_and_its_client_noticed_when_it_leaves() {
     assert_eq!((line.end, line.status), ("client-abort", 0));
     assert_eq!(stage.macs.qdrant[0].seen().len(), 1);
     stage.ends_clean().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn bytes_behind_a_request_hide_that_its_client_left_until_its_head_is_due() {
-    for behind in ["\r\n", "GET /ollama/api/tags HTTP/1.1\r\nhost: a\r\n\r\n"] {
-        let stage = stage("timeouts.head = \"30s\"").await;
-        stage.macs.ollama[0].always(accept_then_silence());
-        let mut client = stage.app.client().await;
-        client
-            .send(format!(
-                "GET /ollama/api/show HTTP/1.1\r\nhost: a\r\n\r\n{behind}"
-            ))
-            .await;
-        stage.macs.ollama[0].requests(1).await;
-        drop(client);
-        let gone = soon(stage.time.run(stage.macs.ollama[0].all_closed())).await;
-        assert!(gone.1 < 35 * SECOND, "{behind:?}");
-        let line = stage.app.line().await;
-        assert_eq!((&*line.path, line.status), ("/ollama/api/show", 504));
-    }
 }
 
 #[tokio::test(start_paused = true)]

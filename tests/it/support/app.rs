@@ -229,6 +229,16 @@ impl App {
         next.unwrap()
     }
 
+    /// The next `n` access lines, and any that came with them.
+    pub(crate) async fn lines_after(&self, n: usize) -> Vec<Line> {
+        let mut lines = Vec::new();
+        while lines.len() < n {
+            lines.push(self.line().await);
+        }
+        lines.extend(self.lines());
+        lines
+    }
+
     /// The access lines so far.
     pub(crate) fn lines(&self) -> Vec<Line> {
         self.lines.lock().unwrap().try_iter().collect()

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use serde_json::Value;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::http::{Framing, Head, Piece};
@@ -85,6 +85,38 @@ impl Client {
             head,
             client: self,
             framing,
+        }
+    }
+
+    /// The head of the next answer, if there is one.
+    pub(crate) async fn perhaps(&mut self, method: &str) -> Option<Coming<'_>> {
+        let head = soon(Head::read(&mut self.io, &mut self.buffer)).await?;
+        let framing = Framing::of_answer(&head, method);
+        Some(Coming {
+            head,
+            client: self,
+            framing,
+        })
+    }
+
+    /// Reads until exactly these bytes came.
+    pub(crate) async fn read_until(&mut self, bytes: &[u8]) {
+        while self.buffer.len() < bytes.len() {
+            let read = soon(self.io.read_buf(&mut self.buffer)).await;
+            assert!(matches!(read, Ok(1..)), "the connection ended before");
+        }
+        assert_eq!(self.buffer, bytes);
+        self.buffer.clear();
+    }
+
+    /// Waits for the end of the connection, clean or not; whether it was clean.
+    pub(crate) async fn ends(&mut self) -> bool {
+        loop {
+            match self.io.read_buf(&mut self.buffer).await {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(_) => return false,
+            }
         }
     }
 

@@ -81,7 +81,7 @@ impl Framing {
     }
 
     pub(crate) fn of_answer(head: &Head, method: &str) -> Self {
-        let bare = matches!(head.word(1), "204" | "304") || method == "HEAD";
+        let bare = matches!(head.word(1), "100" | "101" | "204" | "304") || method == "HEAD";
         if bare {
             return Self::Length(0);
         }

@@ -98,6 +98,7 @@ enum Step {
     Gate(Gate),
     Flood(usize),
     Silence,
+    Echo,
     Reset,
     Close,
 }
@@ -205,12 +206,24 @@ pub(crate) fn raw(bytes: &[u8]) -> Act {
     Act::of(vec![Step::Write(bytes.to_vec()), Step::Close])
 }
 
+/// Agrees to another protocol, says `first` in it, and from then on says what it hears.
+pub(crate) fn switches(agreed: &[u8], first: &[u8]) -> Act {
+    Act::of(vec![Step::Write([agreed, first].concat()), Step::Echo])
+}
+
 impl Act {
     fn of(steps: Vec<Step>) -> Self {
         Self {
             steps,
             at_head: false,
         }
+    }
+
+    /// It ends in a reset instead of a close.
+    pub(crate) fn reset(mut self) -> Self {
+        self.steps.pop();
+        self.steps.push(Step::Reset);
+        self
     }
 
     /// `delay` passes before its first byte.
@@ -470,6 +483,18 @@ async fn play(io: &mut TcpStream, buffer: &mut Vec<u8>, steps: Vec<Step>, shared
         } => ended,
         () = left(&mut from, buffer) => Step::Close,
     };
+    if matches!(ended, Step::Echo) {
+        let mut heard = std::mem::take(buffer);
+        loop {
+            if io.write_all(&heard).await.is_err() {
+                return false;
+            }
+            heard.clear();
+            if !matches!(io.read_buf(&mut heard).await, Ok(1..)) {
+                return false;
+            }
+        }
+    }
     if matches!(ended, Step::Reset) {
         io.set_zero_linger().unwrap();
     }
