@@ -6,11 +6,13 @@
 //! The number follows the descriptor limit, so that clients alone never use up descriptors: dials,
 //! probes, the admin listener and the configuration keep theirs.
 
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -25,9 +27,9 @@ const MOST: u64 = 16_384;
 const RESERVED: u64 = 64;
 /// Upstream connections that may be open beside the clients'.
 const UPSTREAM_MOST: u64 = 4096;
-/// Clients told at once that there is no place. Whoever comes in a burst beyond is cut off.
+/// Refused clients that are waited for at once. Whoever comes in a burst beyond is told and closed.
 const TOLD: usize = 16;
-/// How long telling one may take.
+/// How long one is waited for.
 const TELLING: Duration = Duration::from_millis(500);
 /// Bytes of a request that are read before it is cut off: a close with bytes unread is a reset,
 /// which can overtake the answer.
@@ -62,23 +64,32 @@ impl Places {
         !full
     }
 
-    /// Tells a client that there is no place for it.
-    pub(super) fn refuse(&self, mut stream: TcpStream) {
-        let Ok(telling) = Arc::clone(&self.telling).try_acquire_owned() else {
-            return;
-        };
-        let answer = Arc::clone(&self.answer);
-        tokio::spawn(async move {
-            let told = async {
-                stream.write_all(&answer).await?;
-                stream.shutdown().await?;
-                tokio::io::copy(&mut stream.take(READ_MAX), &mut tokio::io::sink()).await
-            };
-            // One that does not listen is cut off.
-            let _ = timeout(TELLING, told).await;
-            drop(telling);
-        });
+    /// Tells a client that there is no place for it. The answer goes into the socket's buffer at
+    /// once; some are waited for until they have read it.
+    pub(super) fn refuse(&self, stream: TcpStream) {
+        let told = tell(stream, &self.answer);
+        let telling = Arc::clone(&self.telling).try_acquire_owned();
+        if let (Ok(stream), Ok(telling)) = (told, telling) {
+            tokio::spawn(async move {
+                let (mut request, mut nowhere) = (stream.take(READ_MAX), tokio::io::sink());
+                // One that does not listen is cut off.
+                let _ = timeout(TELLING, tokio::io::copy(&mut request, &mut nowhere)).await;
+                drop(telling);
+            });
+        }
     }
+}
+
+/// Says `answer`, and that nothing follows. What the client had sent by now is read, as a close with
+/// bytes unread is a reset.
+fn tell(stream: TcpStream, answer: &[u8]) -> io::Result<TcpStream> {
+    // Not through the runtime, which does not know yet whether a new socket can be written to.
+    let mut stream = stream.into_std()?;
+    stream.write_all(answer)?;
+    stream.shutdown(Shutdown::Write)?;
+    // What it sends later is its own affair.
+    let _ = stream.read(&mut [0; 4096]);
+    TcpStream::from_std(stream)
 }
 
 /// How many client connections a descriptor limit allows.
