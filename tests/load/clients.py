@@ -3,6 +3,7 @@
 import http.client
 import http.server
 import json
+import multiprocessing
 import os
 import resource
 import select
@@ -10,7 +11,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 CONFIG = """
@@ -26,6 +26,7 @@ class Origin(http.server.BaseHTTPRequestHandler):
     """Answers at once, or with 200 MiB."""
 
     protocol_version = "HTTP/1.1"
+    wbufsize = 1 << 16
 
     def do_GET(self):
         pieces = 200 if self.path == "/large" else 0
@@ -37,6 +38,7 @@ class Origin(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(LARGE)
             if not pieces:
                 self.wfile.write(b"ok")
+            self.wfile.flush()
         except OSError:
             self.close_connection = True
 
@@ -54,8 +56,12 @@ class Instance:
     """tailhop before an origin, with a limit of descriptors if given."""
 
     def __init__(self, binary, descriptors=None):
+        # Its usual backlog of 5 would lose the dials of a burst.
+        http.server.ThreadingHTTPServer.request_queue_size = 1024
         origin = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Origin)
-        threading.Thread(target=origin.serve_forever, daemon=True).start()
+        # In a process of its own, so that it does not hold the clients up.
+        self.origin = multiprocessing.get_context("fork").Process(target=origin.serve_forever, daemon=True)
+        self.origin.start()
         self.data, self.admin = free_port(), free_port()
         self.folder = tempfile.TemporaryDirectory()
         path = os.path.join(self.folder.name, "routing.toml")
@@ -99,6 +105,7 @@ class Instance:
     def stop(self):
         self.process.kill()
         self.process.wait()
+        self.origin.terminate()
         self.folder.cleanup()
 
 
@@ -139,7 +146,7 @@ def measure(name, instance, count, **kind):
     work = kind.pop("work", None)
     instance.ask(instance.data, "/web/a")
     alone = bystander(instance, 2)
-    before, cpu = instance.rss(), instance.cpu()
+    before = instance.rss()
     clients = connect(instance, count, **kind)
     turn = [0]
 
@@ -164,7 +171,10 @@ def descriptors(instance, count):
     told = {}
     for client in clients:
         ready = select.select([client], [], [], 2)[0]
-        first = client.recv(12) if ready else b"nothing"
+        try:
+            first = client.recv(12) if ready else b"nothing"
+        except OSError as error:
+            first = type(error).__name__.encode()
         word = first[9:12].decode() if first.startswith(b"HTTP") else repr(first)
         told[word] = told.get(word, 0) + 1
     kept.request("GET", "/web/a")
