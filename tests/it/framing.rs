@@ -235,8 +235,8 @@ impl Case {
         let before = origin.dialled();
         let (statuses, closed) = self.play(app).await;
         let answers = self.statuses.iter().filter(|status| **status >= 200);
-        let lines = answers.count().max(1) + usize::from(!closed);
-        let lines = app.lines_after(lines).await;
+        let due = answers.count().max(1) + usize::from(!closed);
+        let lines = app.lines_after(due).await;
         let mut seen = origin.take();
         if !closed {
             let last = seen.pop();
@@ -256,6 +256,7 @@ impl Case {
         let dials = origin.dialled() - before;
         let fine = (&statuses, closed, reason) == (&self.statuses, self.closed, &self.reason)
             && seen == sent
+            && lines.len() == due
             && dials == sent.len() + usize::from(!closed);
         let id = &self.id;
         (!fine).then(|| {
