@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::warn;
 
+use super::door::Door;
 use super::{Proxy, flow};
 
 /// A client that began no request for so long is closed, and so is one that does not end its head.
@@ -29,7 +30,13 @@ const SWEEP: Duration = Duration::from_secs(5);
 
 /// Serves `listener` until `draining` turns true; returns when the last request has ended. The
 /// caller bounds how long that may take.
-pub async fn serve(proxy: Arc<Proxy>, listener: TcpListener, mut draining: watch::Receiver<bool>) {
+pub async fn serve(
+    proxy: Arc<Proxy>,
+    listener: TcpListener,
+    door: Door,
+    mut draining: watch::Receiver<bool>,
+) {
+    let door = Arc::new(door);
     let mut connections = JoinSet::new();
     let ends = draining.clone();
     let mut sweeps = interval(SWEEP);
@@ -38,7 +45,8 @@ pub async fn serve(proxy: Arc<Proxy>, listener: TcpListener, mut draining: watch
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(connection(Arc::clone(&proxy), stream, ends.clone()));
+                    let (proxy, door) = (Arc::clone(&proxy), Arc::clone(&door));
+                    connections.spawn(connection(proxy, door, stream, ends.clone()));
                 }
                 Err(error) => {
                     warn!(%error, "cannot accept a connection");
@@ -57,7 +65,12 @@ pub async fn serve(proxy: Arc<Proxy>, listener: TcpListener, mut draining: watch
 /// Serves one connection. A client that leaves is noticed at once, as its request's body was read by
 /// then; only while bytes of a next request wait behind it hyper does not look, and `head` or the
 /// first byte of the answer shows it. While draining it ends after the request that it carries.
-async fn connection(proxy: Arc<Proxy>, stream: TcpStream, mut draining: watch::Receiver<bool>) {
+async fn connection(
+    proxy: Arc<Proxy>,
+    door: Arc<Door>,
+    stream: TcpStream,
+    mut draining: watch::Receiver<bool>,
+) {
     // Without it a small piece of a stream waits 40 ms for the client's acknowledgement.
     let _ = stream.set_nodelay(true);
     let old_client = Arc::new(AtomicBool::new(false));
@@ -66,8 +79,8 @@ async fn connection(proxy: Arc<Proxy>, stream: TcpStream, mut draining: watch::R
         if request.version() == Version::HTTP_10 {
             seen.store(true, Ordering::Relaxed);
         }
-        let proxy = Arc::clone(&proxy);
-        async move { Ok::<_, Infallible>(flow::serve(proxy, request).await) }
+        let (proxy, door) = (Arc::clone(&proxy), Arc::clone(&door));
+        async move { Ok::<_, Infallible>(flow::serve(proxy, &door, request).await) }
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -14,6 +14,7 @@ use crate::config::snapshot::{Route, Service, Timeouts};
 use crate::endpoint::connection::Outgoing;
 use crate::endpoint::live::Endpoint;
 use crate::plan::candidates::{Plan, plan};
+use crate::plan::route::meaning;
 use crate::reload::store::Live;
 use crate::words::clock::Deadline;
 use crate::words::effect::{Effect, Meaning};
@@ -44,7 +45,7 @@ impl<'a> Call<'a> {
         path: &'a str,
     ) -> Self {
         let kind = live.snapshot.service(route.service).kind;
-        let meaning = api::meaning(kind, method, path);
+        let (meaning, _) = meaning(route, kind, method, path);
         let bounded = !api::is_transfer(meaning);
         let total = route
             .timeouts
@@ -112,6 +113,8 @@ pub(super) struct Outbound {
     payload: Payload,
     replayable: bool,
     changes: bool,
+    /// The headers were handed over, and come back by [`Outbound::take_back`].
+    lent: bool,
 }
 
 impl Outbound {
@@ -132,6 +135,7 @@ impl Outbound {
             payload,
             replayable,
             changes,
+            lent: false,
         }
     }
 
@@ -143,7 +147,9 @@ impl Outbound {
     /// The request for an attempt at `endpoint`. What may be sent again is copied, what may not is
     /// handed over, and comes back by [`Outbound::take_back`] if not one byte of it was sent.
     pub(super) fn request(&mut self, route: &Route, endpoint: &Endpoint) -> Request<Outgoing> {
-        let again = !self.changes && self.replayable;
+        // What an endpoint gets besides must not come back and reach another one.
+        let again = !self.changes && self.replayable || !endpoint.inject.is_empty();
+        self.lent = !again;
         let body = match &mut self.payload.body {
             Outgoing::Whole(bytes) => Outgoing::Whole(bytes.clone()),
             stream @ Outgoing::Stream { .. } => std::mem::replace(stream, Outgoing::empty()),
@@ -158,13 +164,18 @@ impl Outbound {
             std::mem::take(&mut self.headers)
         };
         headers::set_host(request.headers_mut(), route, &endpoint.host);
+        for (name, value) in &endpoint.inject {
+            request.headers_mut().insert(name, value.clone());
+        }
         request
     }
 
     /// Takes a request back that was not sent.
     pub(super) fn take_back(&mut self, request: Request<Outgoing>) {
         let (parts, body) = request.into_parts();
-        self.headers = parts.headers;
+        if self.lent {
+            self.headers = parts.headers;
+        }
         self.payload.body = body;
     }
 }

@@ -8,25 +8,39 @@ use hyper::body::Incoming;
 
 use super::attempt::{Answered, Unanswered, answer};
 use super::call::{Call, Outbound};
+use super::door::Door;
 use super::record::Record;
 use super::stream::Downstream;
-use super::{Proxy, payload, respond};
-use crate::plan::route::{match_route, upstream_path};
+use super::{Proxy, payload, respond, token};
+use crate::plan::route::upstream_path;
 use crate::words::outcome::{Failure, Kind};
 
 /// Serves one request: match -> read effect -> read body -> plan, dial, forward -> stream.
-pub(super) async fn serve(proxy: Arc<Proxy>, request: Request<Incoming>) -> Response<Downstream> {
+pub(super) async fn serve(
+    proxy: Arc<Proxy>,
+    door: &Door,
+    mut request: Request<Incoming>,
+) -> Response<Downstream> {
     let live = proxy.store.live();
     let id = proxy.ids.of(request.headers());
     let path = request.uri().path().to_owned();
     let mut record = Record::begin(&proxy, &id, request.method(), &path);
-    let Some(route) = match_route(&live.snapshot, &path) else {
-        return respond::no_route(&live.snapshot, record, id);
+    let route = door.route(&live.snapshot, &path);
+    let kind = route.map(|route| live.snapshot.service(route.service).kind);
+    let welcome = token::admit(request.headers_mut(), kind, live.snapshot.token.as_ref());
+    let Some((route, kind)) = route.zip(kind) else {
+        return if welcome {
+            respond::no_route(&live.snapshot, record, id)
+        } else {
+            respond::unauthorized_nowhere(record, id)
+        };
     };
-    let kind = live.snapshot.service(route.service).kind;
     let upstream = upstream_path(route, kind, &path);
     let call = Call::new(&proxy, &live, route, request.method(), &upstream);
     record.matched(&call);
+    if !welcome {
+        return respond::unauthorized(&call, record, id);
+    }
     forward(&call, request, record, id).await
 }
 

@@ -10,12 +10,14 @@ mod again;
 mod attempt;
 mod call;
 mod connect;
+pub mod door;
 mod flow;
 mod headers;
 mod payload;
 pub mod record;
 mod respond;
 mod stream;
+mod token;
 
 use std::sync::Arc;
 
