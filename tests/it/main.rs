@@ -5,12 +5,16 @@
 mod admin;
 mod candidates;
 mod dial;
+mod effects;
 mod forward;
 mod many;
 mod odd;
+mod ports;
 mod reload;
 mod rescue;
 mod retries;
 mod streams;
 mod support;
+mod tls;
+mod token;
 mod tunnel;
