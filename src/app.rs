@@ -17,16 +17,18 @@ use tokio::time::{sleep, timeout};
 use tracing::info;
 
 use crate::admin::{self, Admin};
-use crate::config::Report;
+use crate::config::{Report, Snapshot};
 use crate::health::prober::Prober;
 use crate::metrics::Metrics;
 use crate::reload::Inputs;
 use crate::reload::store::Store;
 use crate::reload::watch::Mode;
+use crate::request::door::Door;
 use crate::request::record::AccessLog;
 use crate::request::{self, Proxy};
 use crate::tailnet::Tailnet;
 use crate::words::clock::Clock;
+use crate::words::names::ServiceName;
 
 /// How long requests may go on after the first signal: Cloud Run kills 10 s after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(8);
@@ -45,7 +47,7 @@ pub enum StartError {
     /// An address cannot be listened on.
     Listen {
         /// Its key in `routing.toml`.
-        key: &'static str,
+        key: String,
         /// The address.
         address: SocketAddr,
         /// Why.
@@ -63,6 +65,7 @@ pub struct App {
     inputs: Inputs,
     clock: Clock,
     data: TcpListener,
+    ports: Vec<(ServiceName, TcpListener)>,
     admin: TcpListener,
     started: Timestamp,
     instance: String,
@@ -72,7 +75,7 @@ pub struct App {
 /// The half of an instance that serves requests.
 pub struct DataHalf {
     proxy: Arc<Proxy>,
-    listener: TcpListener,
+    doors: Vec<(Door, TcpListener)>,
     draining: watch::Receiver<bool>,
 }
 
@@ -107,6 +110,7 @@ impl App {
             .await
             .map_err(|report| StartError::Config(Box::new(report)))?;
         let data = listen("listen.data", snapshot.listen.data)?;
+        let ports = ports(&snapshot)?;
         let admin = listen("listen.admin", snapshot.listen.admin)?;
         let tailnet = Arc::new(Tailnet::new(snapshot.tailnet.clone(), clock));
         let store = Arc::new(Store::new(snapshot, Arc::clone(&metrics), clock));
@@ -118,6 +122,7 @@ impl App {
             inputs,
             clock,
             data,
+            ports,
             admin,
             started,
             instance,
@@ -128,6 +133,13 @@ impl App {
     /// The address for the app.
     pub fn data_address(&self) -> Option<SocketAddr> {
         self.data.local_addr().ok()
+    }
+
+    /// The address of a service's own, if it has one.
+    pub fn service_address(&self, service: &str) -> Option<SocketAddr> {
+        let mut ports = self.ports.iter();
+        let (_, listener) = ports.find(|(name, _)| name.as_str() == service)?;
+        listener.local_addr().ok()
     }
 
     /// The address for operators.
@@ -157,7 +169,9 @@ impl App {
         );
         let data = DataHalf {
             proxy: Arc::new(Proxy::new(shared.0, shared.1, shared.2, log, clock)),
-            listener: self.data,
+            doors: std::iter::once((Door::Main, self.data))
+                .chain((self.ports.into_iter()).map(|(name, at)| (Door::Service(name), at)))
+                .collect(),
             draining: self.draining.subscribe(),
         };
         let admin = Arc::new(Admin {
@@ -184,10 +198,17 @@ impl DataHalf {
     /// Serves requests until draining, and then those that had begun.
     ///
     /// # Errors
-    /// The listener cannot be used.
+    /// A listener cannot be used.
     pub async fn serve(self) -> io::Result<()> {
-        let listener = tokio::net::TcpListener::from_std(self.listener)?;
-        request::accept::serve(self.proxy, listener, self.draining).await;
+        let mut serving = JoinSet::new();
+        for (door, listener) in self.doors {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            let (proxy, draining) = (Arc::clone(&self.proxy), self.draining.clone());
+            serving.spawn(request::accept::serve(proxy, listener, door, draining));
+        }
+        while let Some(ended) = serving.join_next().await {
+            ended.map_err(io::Error::other)?;
+        }
         Ok(())
     }
 }
@@ -247,12 +268,14 @@ pub fn run(inputs: Inputs, instance: String) -> Result<(), StartError> {
     control.block_on(async {
         let app = App::build(inputs, Clock::system(), instance).await?;
         let (log, writer) = AccessLog::stdout(app.metrics()).map_err(StartError::Machine)?;
+        // Before anybody is told that we are there: who hears of it may end us at once.
+        let told = signal().map_err(StartError::Machine)?;
         announce(&app);
         let (data, control, draining) = app.split(log);
         let ended = on_data_thread(data).map_err(StartError::Machine)?;
         let ended = tokio::select! {
             failed = control.run() => failed,
-            ended = until_told(draining, ended) => ended,
+            ended = until_told(told, draining, ended) => ended,
         };
         flush(&writer).await;
         ended.map_err(StartError::Machine)
@@ -301,11 +324,12 @@ fn on_data_thread(data: DataHalf) -> io::Result<oneshot::Receiver<io::Result<()>
 /// Returns when requests have ended after a signal, at the latest after [`DRAIN`] or a second
 /// signal.
 async fn until_told(
+    told: impl Future<Output = &'static str>,
     draining: watch::Sender<bool>,
     mut ended: oneshot::Receiver<io::Result<()>>,
 ) -> io::Result<()> {
     tokio::select! {
-        signal = signal()? => info!(signal, "draining"),
+        signal = told => info!(signal, "draining"),
         ended = &mut ended => return ended.unwrap_or_else(|_| Err(io::Error::other("the data thread died"))),
     }
     draining.send_replace(true);
@@ -340,6 +364,10 @@ fn announce(app: &App) {
             "the stand-in configuration is in use; writes of data services are refused"
         );
     }
+    for (service, listener) in &app.ports {
+        let address = listener.local_addr().ok().map(tracing::field::display);
+        info!(%service, address, "listening for one service");
+    }
     info!(
         version = env!("CARGO_PKG_VERSION"),
         data = app.data_address().map(tracing::field::display),
@@ -355,7 +383,19 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+/// The services' own addresses.
+fn ports(snapshot: &Snapshot) -> Result<Vec<(ServiceName, TcpListener)>, StartError> {
+    let services = snapshot.services.iter();
+    services
+        .filter_map(|service| Some((&service.name, service.listen?)))
+        .map(|(name, address)| {
+            let listener = listen(&format!("services.{name}.listen"), address)?;
+            Ok((name.clone(), listener))
+        })
+        .collect()
+}
+
+fn listen(key: &str, address: SocketAddr) -> Result<TcpListener, StartError> {
     let bound = TcpListener::bind(address).and_then(|listener| {
         listener.set_nonblocking(true)?;
         // Its connections inherit it.
@@ -363,7 +403,7 @@ fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartEr
         Ok(listener)
     });
     bound.map_err(|error| StartError::Listen {
-        key,
+        key: key.to_owned(),
         address,
         error,
     })

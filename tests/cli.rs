@@ -162,6 +162,98 @@ fn explain_as_json_names_effect_active_and_candidates() {
 }
 
 #[test]
+fn explain_shows_the_rule_the_url_and_the_address_of_a_services_own() {
+    let folder = Folder::with(
+        "[backends]\nm1 = {}\ncloud = { url = \"https://q.example:8443\" }\n\
+         [services.web]\nbackends = [\"cloud\"]\nlisten = \"127.0.0.1:8081\"\n\
+         effects = [{ paths = [\"/other\"], effect = \"admin\" }, \
+         { methods = [\"POST\"], paths = [\"/search\"], effect = \"read\" }]\n\
+         [services]\nollama = {}\n[schedule]\ndefault = \"m1\"\n",
+    );
+    let explain = |args: &[&str], code| {
+        let mut command = tailhop(["explain", "--at", "2025-02-17T00:00:00Z", "--config"]);
+        let output = ended(command.arg(folder.file()).args(args), code);
+        text(&output.stdout)
+    };
+    let by_prefix = explain(&["POST", "/web/search"], 0);
+    for words in [
+        "effect    read (read)",
+        "by rule   2: POST /search: read",
+        "also on   127.0.0.1:8081",
+        "1.        cloud at https://q.example:8443:",
+    ] {
+        assert!(by_prefix.contains(words), "{words} is not in\n{by_prefix}");
+    }
+    let own = explain(&["POST", "/search", "--service", "web"], 0);
+    assert!(own.contains("route     / to service web"), "{own}");
+    assert!(own.contains("by rule   2:"), "{own}");
+    let unmatched = explain(&["POST", "/web/else"], 0);
+    assert!(unmatched.contains("effect    write"), "{unmatched}");
+    assert!(!unmatched.contains("by rule"), "{unmatched}");
+    // A service without an address of its own has nothing there.
+    explain(&["GET", "/api/tags", "--service", "ollama"], 1);
+    let json: Value =
+        serde_json::from_str(&explain(&["POST", "/web/search", "--json"], 0)).unwrap();
+    assert_eq!(json["rule"], "2: POST /search: read");
+    assert_eq!(json["listen"], "127.0.0.1:8081");
+    assert_eq!(json["candidates"][0]["url"], "https://q.example:8443");
+}
+
+#[test]
+fn no_secret_is_printed_by_any_command_or_in_any_line_of_the_log() {
+    const CANARIES: [&str; 3] = ["canary-token-1", "canary-key-1", "canary-key-2"];
+    let folder = Folder::empty();
+    let key = folder.path().join("key");
+    fs::write(&key, CANARIES[1]).unwrap();
+    fs::write(folder.file(), with_secrets(mac())).unwrap();
+    let mut said = String::new();
+    let with_token = |mut command: Command| {
+        command.env("TOKEN", CANARIES[0]).env("LOG_LEVEL", "trace");
+        command
+    };
+    let run = with_token(tailhop(["run", "--config"]).arg(folder.file()).take());
+    let mut running = Running::start(run);
+    for path in ["/qdrant/collections", "/web/x", "/nowhere"] {
+        said += &get(running.data, path);
+        let header = format!("x-tailhop-token: {}\r\n", CANARIES[0]);
+        said += &get_with(running.data, path, &header);
+    }
+    assert!(
+        said.contains("401") && said.contains("200") && said.contains("tls"),
+        "{said}"
+    );
+    fs::write(&key, CANARIES[2]).unwrap();
+    said += &running.until_said("another secret in header");
+    fs::remove_file(&key).unwrap();
+    said += &running.until_said("configuration rejected");
+    assert!(!running.status()["config"]["rejected"].is_null());
+    let admin = running.admin.to_string();
+    for page in ["/status", "/metrics", "/health"] {
+        said += &get(running.admin, page);
+    }
+    for (args, code) in [
+        (vec!["status", "--admin", &admin], 0),
+        (vec!["status", "--json", "--admin", &admin], 0),
+        (vec!["check"], 1),
+        (vec!["check", "--json"], 1),
+    ] {
+        let command = with_token(
+            tailhop(args.iter().copied())
+                .arg("--config")
+                .arg(folder.file())
+                .take(),
+        );
+        let output = ended(command, code);
+        said += &(text(&output.stdout) + &text(&output.stderr));
+    }
+    assert_eq!(running.end(Signal::TERM), Some(0));
+    said += &running.log.iter().collect::<Vec<_>>().join("\n");
+    for canary in CANARIES {
+        assert!(!said.contains(canary), "{canary} is in\n{said}");
+    }
+}
+
+#[test]
 fn explain_of_a_path_without_a_route_exits_1() {
     let args = [
         "explain",
@@ -442,6 +534,20 @@ fn two_macs(port: u16) -> String {
     )
 }
 
+/// A token, a url with a secret that answers at `mac`, and one that speaks no TLS.
+fn with_secrets(mac: SocketAddr) -> String {
+    format!(
+        "[listen]\ndata = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\ntoken = {{ env = \"TOKEN\" }}\n\
+             [backends]\n\
+             plain = {{ url = \"http://{mac}\", headers = {{ api-key = {{ file = \"key\" }} }} }}\n\
+             wrong = {{ url = \"https://localhost:{}\", headers = {{ authorization = {{ file = \"key\" }} }} }}\n\
+             [services]\nqdrant = {{ backends = [\"plain\"] }}\n\
+             web = {{ backends = [\"wrong\"], timeouts = {{ wait = \"100ms\" }} }}\n\
+             [schedule]\ndefault = \"plain\"\n",
+        mac.port()
+    )
+}
+
 /// A command that is as if nothing were set.
 fn tailhop<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tailhop"));
@@ -521,6 +627,17 @@ impl Running {
         }
     }
 
+    /// Waits for these words in its log; what it said up to them.
+    fn until_said(&self, words: &str) -> String {
+        let mut said = String::new();
+        while !said.contains(words) {
+            let line = self.log.recv_timeout(PATIENCE);
+            said += &line.unwrap_or_else(|_| panic!("never said: {words}\n{said}"));
+            said += "\n";
+        }
+        said
+    }
+
     fn status(&self) -> Value {
         let answer = get(self.admin, "/status");
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -581,9 +698,14 @@ fn answer(mut stream: TcpStream) {
 }
 
 fn get(address: SocketAddr, path: &str) -> String {
+    get_with(address, path, "")
+}
+
+fn get_with(address: SocketAddr, path: &str, headers: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    let request =
+        format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

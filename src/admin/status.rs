@@ -98,6 +98,9 @@ pub struct Service {
     pub kind: String,
     /// Its path prefixes.
     pub routes: Vec<String>,
+    /// The address of its own, without a prefix.
+    #[serde(default)]
+    pub listen: Option<String>,
     /// Whom orders and schedule name for reads and inference.
     pub active: Named,
     /// Whom they name for writes.
@@ -137,6 +140,9 @@ pub struct NextSwitch {
 pub struct Backend {
     /// The backend.
     pub name: String,
+    /// Its origin, if it is given by one.
+    #[serde(default)]
+    pub url: Option<String>,
     /// Its verdict.
     pub verdict: String,
     /// Since when; `None`: nothing was seen of it yet.
@@ -237,6 +243,7 @@ impl View<'_> {
             name: service.name.to_string(),
             kind: service.kind.to_string(),
             routes: routes.map(|route| route.path.clone()).collect(),
+            listen: service.listen.map(|address| address.to_string()),
             active: named(Effect::Read),
             writes: named(Effect::Write),
             serving: endpoints
@@ -268,6 +275,7 @@ impl View<'_> {
         let judgement = endpoint.judgement();
         Backend {
             name: endpoint.key.backend.to_string(),
+            url: endpoint.key.url.as_ref().map(|url| url.origin()),
             verdict: judgement.verdict.to_string(),
             since: judgement.since.map(|since| self.show(since)),
             last_error: judgement.last_error.map(|(text, at)| LastError {

@@ -29,6 +29,7 @@ pub fn body(kind: Kind, path: &str, status: StatusCode, message: &str) -> String
 fn word(status: StatusCode) -> &'static str {
     match status {
         StatusCode::NOT_FOUND => "not_found_error",
+        StatusCode::UNAUTHORIZED => "authentication_error",
         _ if status.is_client_error() => "invalid_request_error",
         StatusCode::SERVICE_UNAVAILABLE => "overloaded_error",
         StatusCode::GATEWAY_TIMEOUT => "timeout_error",

@@ -7,6 +7,7 @@ pub mod dialect;
 mod http;
 mod ollama;
 mod qdrant;
+pub mod rules;
 
 use ::http::{Method, StatusCode};
 

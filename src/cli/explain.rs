@@ -10,12 +10,11 @@ use serde::Serialize;
 use super::run::render;
 use super::{AdminArg, COULD_NOT_ASK, NO, ask, block_on, json, say};
 use crate::admin::status::{Status, show_time};
-use crate::api;
 use crate::config::snapshot::{Route, Snapshot};
 use crate::config::{Environment, load, read};
 use crate::plan::candidates::{Plan, excluded, plan};
 use crate::plan::reason::Refusal;
-use crate::plan::route::{match_route, upstream_path};
+use crate::plan::route::{match_route, meaning, upstream_path};
 use crate::plan::schedule::next_switch;
 use crate::words::effect::Meaning;
 use crate::words::verdict::Verdict;
@@ -27,6 +26,9 @@ pub(super) struct Explain {
     method: Method,
     /// The request's path, as the app sends it.
     path: String,
+    /// Sent to the address of this service's own (`listen` in its table), without a prefix.
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
     /// At another time: an instant such as 2025-02-17T00:00:00+09:00. Verdicts then count as
     /// unknown; without it they are asked from the running instance.
     #[arg(long, value_name = "TIME")]
@@ -48,7 +50,9 @@ struct Explanation {
     route: Option<String>,
     service: Option<String>,
     upstream_path: Option<String>,
+    listen: Option<String>,
     effect: Option<&'static str>,
+    rule: Option<String>,
     op: Option<&'static str>,
     active: Option<Active>,
     candidates: Vec<Candidate>,
@@ -69,6 +73,7 @@ struct Candidate {
     backend: String,
     reason: String,
     verdict: &'static str,
+    url: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -116,13 +121,22 @@ impl Explain {
             show_time(snapshot, now),
             verdicts,
         );
-        match match_route(snapshot, path) {
+        match self.route(snapshot, path) {
             None => nothing,
             Some(route) => {
                 let verdicts = verdicts_of(snapshot, route, status.as_ref());
                 nothing.of(snapshot, route, &self.method, &verdicts, now)
             }
         }
+    }
+
+    fn route<'s>(&self, snapshot: &'s Snapshot, path: &str) -> Option<&'s Route> {
+        let Some(name) = &self.service else {
+            return match_route(snapshot, path);
+        };
+        let mut services = snapshot.services.iter();
+        let service = services.find(|service| service.name.as_str() == name)?;
+        service.listen.map(|_| &service.whole)
     }
 
     fn running(&self) -> Option<Status> {
@@ -162,7 +176,9 @@ impl Explanation {
             route: None,
             service: None,
             upstream_path: None,
+            listen: None,
             effect: None,
+            rule: None,
             op: None,
             active: None,
             candidates: Vec::new(),
@@ -182,12 +198,14 @@ impl Explanation {
     ) -> Self {
         let service = snapshot.service(route.service);
         let upstream = upstream_path(route, service.kind, &self.path).into_owned();
-        let meaning = api::meaning(service.kind, method, &upstream);
+        let (meaning, rule) = meaning(route, service.kind, method, &upstream);
         let plan = plan(snapshot, route.service, meaning, verdicts, now);
         self.route = Some(route.path.clone());
         self.service = Some(service.name.to_string());
         self.upstream_path = Some(upstream);
+        self.listen = service.listen.map(|address| address.to_string());
         self.effect = Some(meaning.effect.as_str());
+        self.rule = rule.map(|place| format!("{}: {}", place + 1, route.effects[place]));
         self.op = Some(meaning.op);
         self.excluded = excluded_of(snapshot, route, meaning, &plan, now);
         self.candidates = candidates_of(snapshot, route, &plan, verdicts);
@@ -208,10 +226,14 @@ impl Explanation {
         let mut text = format!("{} {} at {}\n", self.method, self.path, self.at);
         // Writing into a String cannot fail.
         let (Some(route), Some(active)) = (&self.route, &self.active) else {
-            return text + "  no route matches this path\n";
+            return text
+                + "  no route matches this path, or the service has no address of its own\n";
         };
         let or = |word: &Option<String>| word.clone().unwrap_or_default();
         let _ = writeln!(text, "  route     {route} to service {}", or(&self.service));
+        if let Some(listen) = &self.listen {
+            let _ = writeln!(text, "  also on   {listen}, without a prefix");
+        }
         let _ = writeln!(text, "  upstream  {}", or(&self.upstream_path));
         let _ = writeln!(
             text,
@@ -219,6 +241,9 @@ impl Explanation {
             self.effect.unwrap_or_default(),
             self.op.unwrap_or_default()
         );
+        if let Some(rule) = &self.rule {
+            let _ = writeln!(text, "  by rule   {rule}");
+        }
         let _ = writeln!(text, "  active    {}: {}", active.backend, active.sentence);
         if let Some(refusal) = self.refusal {
             let _ = writeln!(text, "  refused   503: {refusal}");
@@ -228,10 +253,14 @@ impl Explanation {
                 backend,
                 reason,
                 verdict,
+                url,
             } = candidate;
+            let at = url
+                .as_ref()
+                .map_or(String::new(), |url| format!(" at {url}"));
             let _ = writeln!(
                 text,
-                "  {}.        {backend}: {reason} [{verdict}]",
+                "  {}.        {backend}{at}: {reason} [{verdict}]",
                 place + 1
             );
         }
@@ -265,6 +294,7 @@ fn candidates_of(
             backend: snapshot.backend(candidate.backend).name.to_string(),
             reason: candidate.reason.word(),
             verdict: verdict(candidate.backend).as_str(),
+            url: (snapshot.backend(candidate.backend).url.as_ref()).map(|url| url.origin()),
         })
         .collect()
 }

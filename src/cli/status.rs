@@ -53,7 +53,11 @@ fn render(status: &Status) -> String {
 }
 
 fn render_service(service: &Service) -> String {
-    let mut text = format!("\n{} ({})\n", service.name, service.routes.join(", "));
+    let places: Vec<_> = (service.routes.iter())
+        .chain(&service.listen)
+        .map(String::as_str)
+        .collect();
+    let mut text = format!("\n{} ({})\n", service.name, places.join(", "));
     for backend in &service.backends {
         let roles = [
             (backend.name == service.active.backend, "active"),
@@ -67,6 +71,10 @@ fn render_service(service: &Service) -> String {
         let verdict = format!("{} since {since}", backend.verdict);
         let line = format!("  {:<20} {verdict:<40} {}", backend.name, roles.join(", "));
         text = text + line.trim_end() + "\n";
+        if let Some(url) = &backend.url {
+            // Writing into a String cannot fail.
+            let _ = writeln!(text, "    url {url}");
+        }
         if let Some(error) = &backend.last_error {
             // Writing into a String cannot fail.
             let _ = writeln!(text, "    last error {}: {}", error.at, error.text);

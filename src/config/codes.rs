@@ -56,6 +56,10 @@ pub(super) const SWITCH_DATE: Code = absence("E023", "environment");
 pub(super) const ACTIVE_BACKEND: Code = absence("E024", "environment");
 pub(super) const WRITES_EXPIRE: Code = code("E025", "value");
 pub(super) const OPEN_ADMIN: Code = code("E026", "value");
+pub(super) const PLAIN_SECRET: Code = code("E027", "value");
+pub(super) const SECRET: Code = code("E028", "io");
+pub(super) const CA: Code = code("E029", "io");
+pub(super) const TWO_SERVICES: Code = code("E030", "reference");
 
 pub(super) const OPEN_DATA: Code = code("W001", "value");
 pub(super) const NEVER_FIRES: Code = code("W002", "value");
@@ -65,6 +69,8 @@ pub(super) const ASSUMED_DEFAULT: Code = absence("W005", "value");
 pub(super) const NO_ROUTE: Code = absence("W006", "reference");
 pub(super) const NOT_OFFERED: Code = absence("W007", "reference");
 pub(super) const ALL_DRAINED: Code = absence("W008", "value");
+pub(super) const IN_THE_CLEAR: Code = code("W009", "value");
+pub(super) const NO_SERVICE: Code = absence("W010", "reference");
 
 impl Code {
     /// Whether it stops the configuration from being used.

@@ -6,8 +6,8 @@ use std::fmt::Display;
 
 use super::moment::show;
 use super::snapshot::{
-    Backend, DialWay, Drain, Fallback, HostHeader, Pin, Route, Schedule, Service, ServiceId,
-    Snapshot, Switch, Timeouts,
+    Backend, DialWay, Drain, Fallback, HostHeader, Network, Pin, Route, Schedule, Service,
+    ServiceId, Snapshot, Switch, Timeouts, Url,
 };
 use crate::words::units::show_duration;
 
@@ -83,6 +83,13 @@ fn listen(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
             changes.say(format!("{key} changed: needs a restart ({old} -> {new})"));
         }
     }
+    let what = match (&old.token, &new.token) {
+        (None, Some(_)) => "asked for from now on",
+        (Some(_), None) => "no longer asked for",
+        (Some(old), Some(new)) if old != new => "another one",
+        _ => return,
+    };
+    changes.say(format!("listen.token: {what}"));
 }
 
 fn tailnet(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
@@ -115,19 +122,58 @@ fn backends(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
         |changes, seen| match seen {
             Seen::Gone(backend) => changes.say(format!("backend {}: removed", backend.name)),
             Seen::Added(backend) => {
-                changes.say(format!(
-                    "backend {}: added, host {}",
-                    backend.name, backend.host
-                ));
+                let at = backend.url.as_ref().map_or_else(
+                    || format!("host {}", backend.host),
+                    |url| format!("url {}", url.origin()),
+                );
+                changes.say(format!("backend {}: added, {at}", backend.name));
                 drain(backend, None, new, changes);
             }
             Seen::Both(before, backend) => {
                 let subject = format!("backend {}", backend.name);
                 changes.value(&subject, "host", &before.host, &backend.host);
+                let [was, is] = [before.network, backend.network].map(Network::as_str);
+                changes.value(&subject, "dial", &was, &is);
+                url(
+                    &subject,
+                    before.url.as_deref(),
+                    backend.url.as_deref(),
+                    changes,
+                );
                 drain(backend, before.drain.as_ref(), new, changes);
             }
         },
     );
+}
+
+/// What is different in a url and in what belongs to it; of secrets only that they are.
+fn url(subject: &str, old: Option<&Url>, new: Option<&Url>, changes: &mut Changes) {
+    let shown = |url: Option<&Url>| url.map_or("none".to_owned(), Url::origin);
+    changes.value(subject, "url", &shown(old), &shown(new));
+    let (Some(old), Some(new)) = (old, new) else {
+        return;
+    };
+    let names = |url: &Url| match url.headers.as_slice() {
+        [] => "none".to_owned(),
+        headers => {
+            let names: Vec<_> = headers.iter().map(|(name, _)| name.as_str()).collect();
+            names.join(", ")
+        }
+    };
+    changes.value(subject, "headers", &names(old), &names(new));
+    for (name, secret) in &new.headers {
+        let before = old.headers.iter().find(|(other, _)| other == name);
+        if before.is_some_and(|(_, before)| before != secret) {
+            changes.say(format!("{subject}: another secret in header {name}"));
+        }
+    }
+    if old.roots != new.roots {
+        let who = |url: &Url| match &url.roots {
+            None => "the public roots".to_owned(),
+            Some(roots) => format!("{} of its own", roots.len()),
+        };
+        changes.say(format!("{subject}: ca {} -> {}", who(old), who(new)));
+    }
 }
 
 fn drain(backend: &Backend, before: Option<&Drain>, new: &Snapshot, changes: &mut Changes) {
@@ -166,12 +212,16 @@ fn services(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
         &new.services,
         name,
         |changes, seen| match seen {
-            Seen::Gone(service) => changes.say(format!("service {}: removed", service.name)),
+            Seen::Gone(service) => {
+                changes.say(format!("service {}: removed", service.name));
+                own_address(service, &own(service), "none", changes);
+            }
             Seen::Added(service) => {
                 changes.say(format!(
                     "service {}: added, port {}",
                     service.name, service.port
                 ));
+                own_address(service, "none", &own(service), changes);
             }
             Seen::Both(before, service) => {
                 let subject = format!("service {}", service.name);
@@ -179,12 +229,42 @@ fn services(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
                 changes.value(&subject, "port", &before.port, &service.port);
                 let [was, is] = [before.fallback, service.fallback].map(Fallback::as_str);
                 changes.value(&subject, "fallback", &was, &is);
+                let [was, is] = [before, service].map(own);
+                own_address(service, &was, &is, changes);
+                effects(&subject, &before.whole, &service.whole, changes);
                 let (was, is) = (offered(old, before), offered(new, service));
                 changes.value(&subject, "backends", &was, &is);
                 timeouts(&subject, &before.timeouts, &service.timeouts, changes);
             }
         },
     );
+}
+
+/// The address of its own, in words.
+fn own(service: &Service) -> String {
+    service
+        .listen
+        .map_or("none".to_owned(), |at| at.to_string())
+}
+
+fn own_address(service: &Service, was: &str, is: &str, changes: &mut Changes) {
+    if was != is {
+        let name = &service.name;
+        changes.say(format!(
+            "services.{name}.listen changed: needs a restart ({was} -> {is})"
+        ));
+    }
+}
+
+fn effects(subject: &str, old: &Route, new: &Route, changes: &mut Changes) {
+    let shown = |route: &Route| match route.effects.as_slice() {
+        [] => "by method".to_owned(),
+        rules => {
+            let rules: Vec<_> = rules.iter().map(ToString::to_string).collect();
+            rules.join("; ")
+        }
+    };
+    changes.value(subject, "effects", &shown(old), &shown(new));
 }
 
 fn offered(snapshot: &Snapshot, service: &Service) -> String {
@@ -233,6 +313,9 @@ fn routes(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
             let upgrade = |route: &Route| route.upgrade.join(", ");
             changes.value(&subject, "upgrade", &upgrade(before), &upgrade(route));
             // What a route has from its service was said there.
+            if before.effects != from.whole.effects || route.effects != to.whole.effects {
+                effects(&subject, before, route, changes);
+            }
             let own = before.timeouts != from.timeouts || route.timeouts != to.timeouts;
             if own && from.name == to.name {
                 timeouts(&subject, &before.timeouts, &route.timeouts, changes);

@@ -70,6 +70,14 @@ impl Environment {
         (!value.is_empty()).then_some(value)
     }
 
+    /// The secret that a variable holds, without a line's end after it. `None` when it is unset
+    /// or empty; what is not UTF-8 cannot be a header's value.
+    pub(super) fn secret(&self, name: &str) -> Option<&str> {
+        let value = self.variables.get(name)?.as_deref()?;
+        let value = value.trim_end_matches(['\r', '\n']);
+        (!value.is_empty()).then_some(value)
+    }
+
     /// Whether Cloud Run runs us.
     pub(super) fn on_cloud_run(&self) -> bool {
         self.overlay(K_SERVICE).is_some()
@@ -201,7 +209,7 @@ impl Unexpanded {
     }
 }
 
-fn is_variable(name: &str) -> bool {
+pub(super) fn is_variable(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     name.bytes().all(plain) && !name.is_empty() && !name.as_bytes()[0].is_ascii_digit()
 }

@@ -2,8 +2,9 @@
 //! [`Snapshot`], or a [`Report`] of everything that is wrong with them.
 //!
 //! Owns the shape of the file, its defaults, every check and every problem with its place. Must
-//! not watch, swap, serve or ask the clock: [`load`] is pure, and what depends on the time of day
-//! is decided by `plan` when a request comes. Invariant: a file that is empty, half-written or
+//! not watch, swap, serve or ask the clock: [`load`] reads nothing but the secrets and CA files
+//! that the text names, and what depends on the time of day is decided by `plan` when a request
+//! comes. Invariant: a file that is empty, half-written or
 //! wrong in any way never becomes a snapshot; it becomes a report of all its problems at once.
 
 mod codes;
@@ -38,11 +39,13 @@ pub fn load(source: &Source, env: &Environment) -> Result<Snapshot, Report> {
     let mut problems = Problems::new(source);
     let root = raw::read(source, env, &mut problems);
     let snapshot = validate::snapshot(&root, source, env, &mut problems);
-    match (snapshot, problems.sorted()) {
-        (Some(mut snapshot), found) if !found.iter().any(Problem::is_error) => {
-            snapshot.warnings = found;
+    let report = problems.report();
+    match snapshot {
+        Some(mut snapshot) if report.errors() == 0 => {
+            snapshot.warnings = report.problems;
+            snapshot.files = report.files;
             Ok(snapshot)
         }
-        (_, found) => Err(Report::new(source, found)),
+        _ => Err(report),
     }
 }

@@ -70,6 +70,9 @@ pub struct Place {
 pub struct Report {
     /// In the order of the file; those without a place come last.
     pub problems: Vec<Problem>,
+    /// Files that the configuration was read from besides its own: one of them may heal it.
+    #[serde(skip)]
+    pub files: Vec<PathBuf>,
     #[serde(skip)]
     text: String,
 }
@@ -156,6 +159,7 @@ impl Report {
     pub fn new(source: &Source, problems: Vec<Problem>) -> Self {
         Self {
             problems,
+            files: Vec::new(),
             text: source.text().to_owned(),
         }
     }
@@ -164,6 +168,7 @@ impl Report {
     pub(super) fn of(problem: Problem) -> Self {
         Self {
             problems: vec![problem],
+            files: Vec::new(),
             text: String::new(),
         }
     }
@@ -222,6 +227,10 @@ pub(super) struct Problems<'s> {
     source: &'s Source,
     /// Where each line begins.
     lines: Vec<usize>,
+    /// What no excerpt may show.
+    masked: Vec<Range<usize>>,
+    /// Files that the configuration was read from besides its own.
+    files: BTreeSet<PathBuf>,
     found: Vec<Problem>,
 }
 
@@ -231,6 +240,8 @@ impl<'s> Problems<'s> {
         Self {
             source,
             lines: std::iter::once(0).chain(ends).collect(),
+            masked: Vec::new(),
+            files: BTreeSet::new(),
             found: Vec::new(),
         }
     }
@@ -271,6 +282,44 @@ impl<'s> Problems<'s> {
     /// The line of a byte, from 1.
     pub(super) fn line(&self, byte: usize) -> usize {
         self.lines.partition_point(|start| *start <= byte)
+    }
+
+    /// Hides a part of the file from every excerpt.
+    pub(super) fn mask(&mut self, span: &Range<usize>) {
+        self.masked.push(span.clone());
+    }
+
+    /// The file at `path`, as it is named in the configuration, belongs to it, be it readable or
+    /// not.
+    pub(super) fn file(&mut self, path: &str) -> PathBuf {
+        let beside = self.source.path().parent().map(|folder| folder.join(path));
+        let path = beside.unwrap_or_else(|| path.into());
+        self.files.insert(path.clone());
+        path
+    }
+
+    /// The files that belong to the configuration.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        self.files.iter().cloned().collect()
+    }
+
+    /// The report of `problems`, with nothing in it that was masked.
+    pub(super) fn report(self) -> Report {
+        let mut text = self.source.text().as_bytes().to_vec();
+        for span in &self.masked {
+            let end = span.end.min(text.len());
+            let hidden = text.get_mut(span.start..end).unwrap_or_default();
+            for byte in hidden.iter_mut().filter(|byte| **byte != b'\n') {
+                *byte = b'*';
+            }
+        }
+        let files = self.files();
+        Report {
+            // Whole characters were replaced, as spans begin and end between two.
+            text: String::from_utf8_lossy(&text).into_owned(),
+            problems: self.sorted(),
+            files,
+        }
     }
 
     /// What people should see, in the order of the file.

@@ -5,6 +5,7 @@
 //! values that do, each with its place. What values mean together is the matter of `validate`.
 //! Invariant: what was reported is never also called missing.
 
+mod secrets;
 mod syntax;
 mod walk;
 
@@ -17,8 +18,9 @@ use toml::de::DeTable;
 use super::env::Environment;
 use super::moment::Moment;
 use super::problem::Problems;
-use super::snapshot::{DialWay, Fallback};
+use super::snapshot::{DialWay, Fallback, Network};
 use super::source::Source;
+use crate::words::effect::Effect;
 use crate::words::names::Kind;
 use walk::Walk;
 
@@ -51,6 +53,10 @@ pub(super) enum Shape {
     Moment,
     /// A list of strings.
     Texts,
+    /// Where a secret is to be read: `{ env = ".." }` or `{ file = ".." }`, never the secret.
+    Secret,
+    /// A table whose keys are header names and whose values are secrets.
+    Secrets,
     /// A table with these keys.
     Table(&'static [Row]),
     /// A table whose keys are names that people chose, and whose values have these keys.
@@ -79,7 +85,11 @@ const fn need(key: &'static str, shape: Shape) -> Row {
 pub(super) const ROOT: &[Row] = &[
     row(
         "listen",
-        Shape::Table(&[row("data", Shape::Address), row("admin", Shape::Address)]),
+        Shape::Table(&[
+            row("data", Shape::Address),
+            row("admin", Shape::Address),
+            row("token", Shape::Secret),
+        ]),
     ),
     row(
         "tailnet",
@@ -97,6 +107,13 @@ pub(super) const ROOT: &[Row] = &[
         "backends",
         Shape::Named(&[
             row("host", Shape::Text),
+            row("url", Shape::Text),
+            row(
+                "dial",
+                Shape::Word(|| Network::WORDS.map(|(word, _)| word).to_vec()),
+            ),
+            row("headers", Shape::Secrets),
+            row("ca", Shape::Text),
             row(
                 "drain",
                 Shape::Table(&[
@@ -112,12 +129,14 @@ pub(super) const ROOT: &[Row] = &[
         Shape::Named(&[
             row("kind", Shape::Word(|| Kind::ALL.map(Kind::as_str).to_vec())),
             row("port", Shape::Port),
+            row("listen", Shape::Address),
             row(
                 "fallback",
                 Shape::Word(|| Fallback::WORDS.map(|(word, _)| word).to_vec()),
             ),
             row("timeouts", Shape::Table(TIMEOUTS)),
             row("backends", Shape::Texts),
+            row("effects", Shape::Tables(EFFECTS)),
         ]),
     ),
     row(
@@ -129,6 +148,7 @@ pub(super) const ROOT: &[Row] = &[
             row("host", Shape::Text),
             row("upgrade", Shape::Texts),
             row("timeouts", Shape::Table(TIMEOUTS)),
+            row("effects", Shape::Tables(EFFECTS)),
         ]),
     ),
     row("timeouts", Shape::Table(TIMEOUTS)),
@@ -160,6 +180,15 @@ pub(super) const ROOT: &[Row] = &[
     ),
 ];
 
+const EFFECTS: &[Row] = &[
+    row("methods", Shape::Texts),
+    row("paths", Shape::Texts),
+    need(
+        "effect",
+        Shape::Word(|| Effect::ALL.map(Effect::as_str).to_vec()),
+    ),
+];
+
 const TIMEOUTS: &[Row] = &[
     row("connect", Shape::Duration),
     row("wait", Shape::Duration),
@@ -188,10 +217,21 @@ pub(super) enum Value {
     Bound(Option<Duration>),
     Moment(Moment),
     Texts(Vec<At<String>>),
+    Secret(Kept),
+    Secrets(Vec<(At<String>, At<Kept>)>),
     Table(Table),
     Tables(Vec<Table>),
     /// It has not, and that was reported.
     Broken,
+}
+
+/// Where a secret is kept.
+#[derive(Clone, Debug)]
+pub(super) enum Kept {
+    /// In this variable of the environment.
+    Env(String),
+    /// In this file.
+    File(String),
 }
 
 /// A table of the file, in its order.
@@ -291,6 +331,8 @@ from_value! {
     Bound(inner) as Option<Duration> = *inner;
     Moment(inner) as Moment = *inner;
     Texts(inner) as &'v [At<String>] = inner;
+    Secret(inner) as &'v Kept = inner;
+    Secrets(inner) as &'v [(At<String>, At<Kept>)] = inner;
     Table(inner) as &'v Table = inner;
     Tables(inner) as &'v [Table] = inner;
 }

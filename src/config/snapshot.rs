@@ -10,11 +10,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use rustls::pki_types::CertificateDer;
 
 use super::problem::Problem;
+use crate::api::rules::Rule;
 use crate::words::names::{BackendName, Kind, ServiceName};
+use crate::words::secret::Secret;
 
 /// Which backend: its place in [`Snapshot::backends`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,6 +37,8 @@ pub struct Snapshot {
     pub origin: Origin,
     /// Addresses we accept on. A change needs a restart.
     pub listen: Listen,
+    /// What a client of any data listener has to present, if anything.
+    pub token: Option<Secret>,
     /// How to reach the tailnet.
     pub tailnet: Tailnet,
     /// Machines, in the order of the file.
@@ -49,6 +55,8 @@ pub struct Snapshot {
     pub active_backend: Option<BackendId>,
     /// What is odd and still valid, such as `SWITCH_DATE` replacing a switch of the file.
     pub warnings: Vec<Problem>,
+    /// Files that it was read from besides its own: secrets and roots of trust.
+    pub files: Vec<PathBuf>,
 }
 
 /// Where a snapshot came from.
@@ -105,10 +113,38 @@ pub enum DialWay {
 pub struct Backend {
     /// Its name in outputs and orders.
     pub name: BackendName,
-    /// What is dialled: a short or full MagicDNS name, or an IP.
+    /// What is dialled: a short or full MagicDNS name, or an IP; of a `url` its host.
     pub host: Arc<str>,
+    /// The origin of the one service that it offers, if it is given by one.
+    pub url: Option<Arc<Url>>,
+    /// Which network leads to it.
+    pub network: Network,
     /// The order, if any, that no new work goes to it.
     pub drain: Option<Drain>,
+}
+
+/// An origin, and what a request to it takes along. All of it is of one service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Url {
+    /// Whether it is `https`.
+    pub secure: bool,
+    /// Its port, written or not.
+    pub port: u16,
+    /// Host and port as a Host header has them: without the port that the scheme has anyway.
+    pub authority: String,
+    /// Headers that a request to it gets, whatever the client sent under those names.
+    pub headers: Vec<(HeaderName, Secret)>,
+    /// Whom to trust; `None`: the public roots.
+    pub roots: Option<Vec<CertificateDer<'static>>>,
+}
+
+/// Which network leads to a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Network {
+    /// The tailnet, in the way of `tailnet.dial`.
+    Tailnet,
+    /// That of this host.
+    Direct,
 }
 
 /// An order that no new work goes to a backend.
@@ -137,6 +173,10 @@ pub struct Service {
     pub timeouts: Timeouts,
     /// The backends that offer it, in the order of the file.
     pub backends: Vec<BackendId>,
+    /// An address of its own, without a prefix. A change needs a restart.
+    pub listen: Option<SocketAddr>,
+    /// The route of requests that come there: path `/`.
+    pub whole: Route,
 }
 
 /// What may be sent to a backend that is not the active one.
@@ -190,6 +230,9 @@ pub struct Route {
     pub upgrade: Vec<String>,
     /// The bounds of its requests: the service's, with the route's own put over them.
     pub timeouts: Timeouts,
+    /// What its requests may do, where the method does not say it rightly: the route's own rules,
+    /// else the service's. Only of kind `http`.
+    pub effects: Vec<Rule>,
 }
 
 /// Which Host the upstream sees.
@@ -254,6 +297,20 @@ impl Snapshot {
         &self.services[id.0]
     }
 
+    /// The service of this name.
+    pub fn service_named(&self, name: &ServiceName) -> Option<&Service> {
+        self.services.iter().find(|service| service.name == *name)
+    }
+
+    /// Whether `other` holds in just the same way, read from the same file: not only the text,
+    /// also the secrets and roots that it names.
+    pub fn is_as(&self, other: &Self) -> bool {
+        self.origin == other.origin
+            && self.token == other.token
+            && self.backends == other.backends
+            && self.files == other.files
+    }
+
     /// The ids of all services.
     pub fn service_ids(&self) -> impl Iterator<Item = ServiceId> + use<> {
         (0..self.services.len()).map(ServiceId)
@@ -276,6 +333,28 @@ impl DialWay {
             .iter()
             .find(|(_, way)| *way == self)
             .map_or("", |(word, _)| word)
+    }
+}
+
+impl Url {
+    /// As it is written: scheme, host, and the port if it is not the scheme's.
+    pub fn origin(&self) -> String {
+        let scheme = if self.secure { "https" } else { "http" };
+        format!("{scheme}://{}", self.authority)
+    }
+}
+
+impl Network {
+    /// Every value, with the word for it in `routing.toml`.
+    pub const WORDS: [(&'static str, Self); 2] =
+        [("tailnet", Self::Tailnet), ("direct", Self::Direct)];
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tailnet => "tailnet",
+            Self::Direct => "direct",
+        }
     }
 }
 

@@ -74,7 +74,7 @@ pub fn read(path: &Path) -> Result<Source, Report> {
     Ok(Source::new(path, text))
 }
 
-fn bytes(path: &Path) -> Result<Vec<u8>, Report> {
+pub(super) fn bytes(path: &Path) -> Result<Vec<u8>, Report> {
     let refused = |error: io::Error| match error.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory => problem(
             codes::MISSING_FILE,

@@ -6,11 +6,14 @@
 
 mod addresses;
 mod backends;
+mod effects;
 mod orders;
 mod routes;
 mod schedule;
+mod secrets;
 mod services;
 mod timeouts;
+mod url;
 
 use std::ops::Range;
 
@@ -53,9 +56,11 @@ pub(super) fn snapshot(
         services: Vec::new(),
     };
     let listen = addresses::listen(root, problems);
-    let tailnet = addresses::tailnet(&scope, problems);
+    let token = secrets::token(&scope, problems);
+    let mut tailnet = addresses::tailnet(&scope, problems);
     scope.backends = backends::read(&scope, problems);
     scope.services = services::read(&scope, problems);
+    tailnet.dial = addresses::dial_needed(&scope, tailnet.dial);
     addresses::clashes(&scope, listen, &tailnet, problems);
     let routes = routes::read(&scope, problems);
     let active_backend = orders::active_backend(&scope, problems);
@@ -70,6 +75,7 @@ pub(super) fn snapshot(
         generation: 0,
         origin,
         listen,
+        token,
         tailnet,
         backends: scope.backends,
         services: scope.services,
@@ -78,6 +84,7 @@ pub(super) fn snapshot(
         pins,
         active_backend,
         warnings: Vec::new(),
+        files: Vec::new(),
     })
 }
 
@@ -240,6 +247,19 @@ impl Scope<'_> {
         }
     }
 
+    /// The port of a service on a backend.
+    fn port(&self, service: &Service, id: BackendId) -> u16 {
+        self.backends[id.0]
+            .url
+            .as_ref()
+            .map_or(service.port, |url| url.port)
+    }
+
+    /// Whether each of `ids`, of which there is one, is given by its url.
+    fn all_by_url(&self, ids: &[BackendId]) -> bool {
+        !ids.is_empty() && ids.iter().all(|id| self.backends[id.0].url.is_some())
+    }
+
     /// The services that `backend` does not offer, as a list in words.
     fn not_offered(&self, backend: BackendId) -> Option<String> {
         let without: Vec<&str> = self
@@ -248,6 +268,8 @@ impl Scope<'_> {
             // One without any was reported.
             .filter(|service| !service.backends.is_empty())
             .filter(|service| !service.backends.contains(&backend))
+            // One that is not on the machines does not move with them.
+            .filter(|service| !self.all_by_url(&service.backends))
             .map(|service| service.name.as_str())
             .collect();
         (!without.is_empty()).then(|| list(without))

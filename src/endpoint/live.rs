@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 use prometheus::{Histogram, IntCounter, IntGauge};
 use tokio::sync::{Notify, Semaphore};
@@ -16,7 +16,10 @@ use tokio::time::Instant;
 use super::idle::Idle;
 use super::lost::Lost;
 use crate::api;
+use crate::config::snapshot::{Network, Url};
 use crate::metrics::Metrics;
+use crate::wire::Place;
+use crate::wire::tls::Tls;
 use crate::words::names::{BackendName, Kind, ServiceName};
 use crate::words::verdict::Verdict;
 
@@ -36,12 +39,20 @@ pub struct Key {
     pub host: Arc<str>,
     /// The port that is dialled.
     pub port: u16,
+    /// Which network leads there.
+    pub network: Network,
+    /// What belongs to its url, if it has one.
+    pub url: Option<Arc<Url>>,
 }
 
 /// One service on one backend.
 pub struct Endpoint {
     /// What it is known by.
     pub key: Key,
+    /// Where it is dialled.
+    pub place: Place,
+    /// Headers that it gets with every request, and nobody else does.
+    pub inject: Vec<(HeaderName, HeaderValue)>,
     /// The machine it is on.
     pub machine: Arc<Machine>,
     /// Kept-alive connections. Of the data thread only.
@@ -115,6 +126,8 @@ impl Endpoint {
             handles: Handles::new(&key, metrics),
             idle: Idle::new(Duration::from_secs(api::idle_keep_seconds(key.kind))),
             host: host(&key),
+            place: place_of(&key),
+            inject: inject(&key),
             dials: Semaphore::new(DIALS),
             key,
             machine,
@@ -122,7 +135,7 @@ impl Endpoint {
             probe_wanted: Notify::new(),
             answered: Stamp::never(),
             probe_due: Mutex::new(None),
-            verdict: AtomicU8::new(place(Verdict::Unknown)),
+            verdict: AtomicU8::new(number_of(Verdict::Unknown)),
             judgement: Mutex::new(Judgement::unknown()),
             retired: AtomicBool::new(false),
         }
@@ -148,7 +161,8 @@ impl Endpoint {
         let mut judgement = self.locked();
         let before = judgement.verdict;
         let (after, lost) = rule(&judgement);
-        self.verdict.store(place(after.verdict), Ordering::Relaxed);
+        self.verdict
+            .store(number_of(after.verdict), Ordering::Relaxed);
         self.lost.verdict(after.verdict);
         if lost {
             self.lost.declare();
@@ -257,8 +271,33 @@ impl Handles {
     }
 }
 
-/// The Host that an upstream of its kind accepts, else its own address.
+fn place_of(key: &Key) -> Place {
+    let secure = key.url.as_ref().filter(|url| url.secure);
+    Place {
+        host: Arc::clone(&key.host),
+        port: key.port,
+        direct: key.network == Network::Direct,
+        tls: secure.map(|url| Tls::trusting(url.roots.clone())),
+    }
+}
+
+fn inject(key: &Key) -> Vec<(HeaderName, HeaderValue)> {
+    let headers = key.url.iter().flat_map(|url| &url.headers);
+    headers
+        .filter_map(|(name, secret)| {
+            let mut value = HeaderValue::from_str(secret.expose()).ok()?;
+            value.set_sensitive(true);
+            Some((name.clone(), value))
+        })
+        .collect()
+}
+
+/// That of its url; else the Host that an upstream of its kind accepts, else its own address.
 fn host(key: &Key) -> HeaderValue {
+    if let Some(url) = &key.url {
+        return HeaderValue::from_str(&url.authority)
+            .unwrap_or(HeaderValue::from_static("localhost"));
+    }
     let own = || HeaderValue::from_str(&format!("{}:{}", key.host, key.port)).ok();
     api::host_header(key.kind)
         .map(HeaderValue::from_static)
@@ -266,7 +305,7 @@ fn host(key: &Key) -> HeaderValue {
         .unwrap_or(HeaderValue::from_static("localhost"))
 }
 
-fn place(verdict: Verdict) -> u8 {
+fn number_of(verdict: Verdict) -> u8 {
     let place = Verdict::ALL.iter().position(|other| *other == verdict);
     place
         .and_then(|place| u8::try_from(place).ok())

@@ -60,7 +60,9 @@ fn keys<'s>(
             kind: service.kind,
             backend: backend.name.clone(),
             host: Arc::clone(&backend.host),
-            port: service.port,
+            port: backend.url.as_ref().map_or(service.port, |url| url.port),
+            network: backend.network,
+            url: backend.url.clone(),
         };
         (key, id.0)
     })

@@ -43,7 +43,14 @@ impl Seen {
         match (failure.kind, failure.phase) {
             (Kind::Refused, _) => Some(Self::Refused),
             (Kind::Silent, _) => Some(Self::Silent),
-            (Kind::UnknownName | Kind::NotInTailnet | Kind::BadAnswer, _)
+            (
+                Kind::UnknownName
+                | Kind::NotInTailnet
+                | Kind::BadAnswer
+                | Kind::Certificate
+                | Kind::Tls,
+                _,
+            )
             | (Kind::Broken, Phase::Unsent | Phase::Sent) => Some(Self::Wrong),
             // The tunnel's, the client's, our own deadlines; a stale connection is no illness.
             _ => None,

@@ -18,7 +18,7 @@ use crate::endpoint::lost::Lost;
 use crate::metrics::Metrics;
 use crate::reload::store::{Live, Store};
 use crate::tailnet::Tailnet;
-use crate::wire::dial::dial;
+use crate::wire::open;
 use crate::words::clock::{Clock, Deadline};
 use crate::words::outcome::Failure;
 use crate::words::verdict::Verdict;
@@ -115,7 +115,7 @@ impl Prober {
     /// Dials and asks for the probe path, each within `within`.
     async fn ask(&self, endpoint: &Endpoint, within: Duration) -> Result<(Seen, String), Failure> {
         let key = &endpoint.key;
-        let stream = dial(&self.tailnet, &key.host, key.port, within).await?;
+        let stream = open(&self.tailnet, &endpoint.place, within).await?;
         // Not the endpoint's own signal: a probe that ends a doubt must not be ended by it.
         let lost = Lost::new();
         let mut connection = Connection::open(stream, &lost).await?;
@@ -123,6 +123,9 @@ impl Prober {
         let mut request = Request::new(Outgoing::empty());
         *request.uri_mut() = http::Uri::from_static(path);
         request.headers_mut().insert(HOST, endpoint.host.clone());
+        request
+            .headers_mut()
+            .extend(endpoint.inject.iter().cloned());
         let answer = tokio::select! {
             biased;
             answer = connection.send(request) => answer.map_err(|error| error.failure)?,

@@ -5,7 +5,12 @@
 
 use std::borrow::Cow;
 
+use http::Method;
+
+use crate::api;
+use crate::api::rules::by_rules;
 use crate::config::snapshot::{Route, Snapshot};
+use crate::words::effect::Meaning;
 use crate::words::names::Kind;
 
 /// The route of `path`, if any. `path` has no query.
@@ -37,6 +42,15 @@ pub fn upstream_path<'p>(route: &Route, kind: Kind, path: &'p str) -> Cow<'p, st
         _ if rest.is_empty() => Cow::Borrowed("/"),
         Kind::Ollama if rest.contains("//") => Cow::Owned(single_slashes(rest)),
         _ => Cow::Borrowed(rest),
+    }
+}
+
+/// What a request on `route` means, `path` being what the upstream will see, and by which of the
+/// route's rules, from 0, if by one.
+pub fn meaning(route: &Route, kind: Kind, method: &Method, path: &str) -> (Meaning, Option<usize>) {
+    match by_rules(&route.effects, method, path) {
+        Some((rule, meaning)) => (meaning, Some(rule)),
+        None => (api::meaning(kind, method, path), None),
     }
 }
 

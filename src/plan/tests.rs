@@ -11,8 +11,8 @@ use super::reason::{Reason, Refusal};
 use super::route::{match_route, upstream_path};
 use super::schedule::next_switch;
 use crate::config::snapshot::{
-    Backend, BackendId, DialWay, Drain, Fallback, HostHeader, Listen, Origin, Pin, Route, Schedule,
-    Service, ServiceId, Snapshot, Switch, Tailnet, Timeouts,
+    Backend, BackendId, DialWay, Drain, Fallback, HostHeader, Listen, Network, Origin, Pin, Route,
+    Schedule, Service, ServiceId, Snapshot, Switch, Tailnet, Timeouts,
 };
 use crate::words::effect::{Effect, Meaning, Reach};
 use crate::words::names::{BackendName, Kind, ServiceName};
@@ -55,9 +55,13 @@ fn main_system() -> Snapshot {
     let backend = |name: &str| Backend {
         name: BackendName::new(name).unwrap(),
         host: name.into(),
+        url: None,
+        network: Network::Tailnet,
         drain: None,
     };
-    let service = |name: &str, kind, port, fallback| Service {
+    let service = |id, name: &str, kind, port, fallback| Service {
+        listen: None,
+        whole: route("/", id),
         name: ServiceName::new(name).unwrap(),
         kind,
         port,
@@ -73,6 +77,7 @@ fn main_system() -> Snapshot {
             hash: String::new(),
             stand_in: false,
         },
+        token: None,
         listen: Listen {
             data: local(8484),
             admin: local(9484),
@@ -85,8 +90,8 @@ fn main_system() -> Snapshot {
         },
         backends: vec![backend("macbook-m1"), backend("mac-dev1")],
         services: vec![
-            service("ollama", Kind::Ollama, 11434, Fallback::All),
-            service("qdrant", Kind::Qdrant, 6333, Fallback::Reads),
+            service(OLLAMA, "ollama", Kind::Ollama, 11434, Fallback::All),
+            service(QDRANT, "qdrant", Kind::Qdrant, 6333, Fallback::Reads),
         ],
         routes: vec![route("/ollama", OLLAMA), route("/qdrant", QDRANT)],
         schedule: Schedule {
@@ -101,6 +106,7 @@ fn main_system() -> Snapshot {
         pins: vec![],
         active_backend: None,
         warnings: vec![],
+        files: vec![],
     }
 }
 
@@ -129,6 +135,7 @@ fn route(path: &str, service: ServiceId) -> Route {
         host,
         upgrade: Vec::new(),
         timeouts: timeouts(),
+        effects: vec![],
     }
 }
 

@@ -67,27 +67,41 @@ impl Inputs {
             .chain(&self.stand_in)
             .cloned()
             .collect();
+        let own = 1 + usize::from(self.stand_in.is_some());
         let mut watcher = Watcher::new(paths, self.mode, Vec::new());
+        watcher = watcher.beside(own, store.live().snapshot.files.clone());
         loop {
-            let mut seen = watcher.changed().await.files.into_iter();
+            // Of secrets and roots it matters only that they changed: loading reads them.
+            let mut seen = watcher.changed().await.files.into_iter().take(own);
             let Some(truth) = seen.next().map(|source| self.load(source)) else {
                 return;
             };
             let copy = seen.next().map(|source| self.load(source));
+            let named = [Some(&truth), copy.as_ref()];
+            watcher = watcher.beside(own, named.into_iter().flatten().flat_map(files));
             bring(&store, truth, copy);
         }
     }
 }
 
+/// The files that a configuration was read from besides its own, be it right or wrong.
+fn files(read: &Result<Snapshot, Report>) -> Vec<PathBuf> {
+    match read {
+        Ok(snapshot) => snapshot.files.clone(),
+        Err(report) => report.files.clone(),
+    }
+}
+
 /// What the files now say, against what is in use.
 fn bring(store: &Store, truth: Result<Snapshot, Report>, copy: Option<Result<Snapshot, Report>>) {
-    let in_use = &store.live().snapshot.origin;
+    let live = store.live();
+    let in_use = &live.snapshot;
     match (truth, copy) {
-        (Ok(snapshot), _) if snapshot.origin == *in_use => store.unchanged(),
+        (Ok(snapshot), _) if snapshot.is_as(in_use) => store.unchanged(),
         (Ok(snapshot), _) => store.apply(snapshot),
-        (Err(report), Some(Ok(copy))) if in_use.stand_in => {
+        (Err(report), Some(Ok(copy))) if in_use.origin.stand_in => {
             let copy = stands_in(copy);
-            if copy.origin != *in_use {
+            if !copy.is_as(in_use) {
                 store.apply(copy);
             }
             store.reject(&report);

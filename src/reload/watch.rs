@@ -103,6 +103,32 @@ impl Watcher {
         Self { files, hints }
     }
 
+    /// Watches the first `own` files as before, and `beside` instead of the others. What is known
+    /// of a file stays known.
+    #[must_use]
+    pub fn beside(mut self, own: usize, beside: impl IntoIterator<Item = PathBuf>) -> Self {
+        let mut beside: Vec<_> = beside.into_iter().collect();
+        beside.sort();
+        beside.dedup();
+        let watched = self.files[own..].iter().map(|file| &file.path);
+        if watched.eq(&beside) {
+            return self;
+        }
+        let mut before = self.files.split_off(own);
+        for path in beside {
+            let kept = before.iter().position(|file| file.path == path);
+            let file = kept.map(|place| before.swap_remove(place));
+            self.files
+                .push(file.unwrap_or_else(|| File::new(path, Seen::Nothing)));
+        }
+        // Events of the old watches are lost with them: look at everything once.
+        for file in &mut self.files {
+            file.next = Instant::now();
+        }
+        self.hints = self.hints.map(|_| Hints::new(self.files.len()));
+        self
+    }
+
     /// Returns when a file holds something else than when this last returned.
     ///
     /// Cancel safe: what was noticed is kept for the next call.

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::warn;
 
+use super::door::Door;
 use super::peer::Peer;
 use super::places::Places;
 use super::record::Record;
@@ -32,7 +33,13 @@ const SWEEP: Duration = Duration::from_secs(5);
 
 /// Serves `listener` until `draining` turns true; returns when the last request has ended. The
 /// caller bounds how long that may take.
-pub async fn serve(proxy: Arc<Proxy>, listener: TcpListener, mut draining: watch::Receiver<bool>) {
+pub async fn serve(
+    proxy: Arc<Proxy>,
+    listener: TcpListener,
+    door: Door,
+    mut draining: watch::Receiver<bool>,
+) {
+    let door = Arc::new(door);
     let mut connections = JoinSet::new();
     let mut places = Places::new();
     let ends = draining.clone();
@@ -42,7 +49,8 @@ pub async fn serve(proxy: Arc<Proxy>, listener: TcpListener, mut draining: watch
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) if places.has_place(connections.len()) => {
-                    connections.spawn(connection(Arc::clone(&proxy), stream, ends.clone()));
+                    let (proxy, door) = (Arc::clone(&proxy), Arc::clone(&door));
+                    connections.spawn(connection(proxy, door, stream, ends.clone()));
                 }
                 Ok((stream, _)) => {
                     Record::no_request(&proxy, Refusal::Full);
@@ -66,14 +74,23 @@ pub async fn serve(proxy: Arc<Proxy>, listener: TcpListener, mut draining: watch
 
 /// Serves one connection; while draining it ends after the request that it carries. hyper notices a
 /// client that leaves at once as long as it reads; otherwise [`Peer::poll_gone`] does.
-async fn connection(proxy: Arc<Proxy>, stream: TcpStream, mut draining: watch::Receiver<bool>) {
+async fn connection(
+    proxy: Arc<Proxy>,
+    door: Arc<Door>,
+    stream: TcpStream,
+    mut draining: watch::Receiver<bool>,
+) {
     // Without it a small piece of a stream waits 40 ms for the client's acknowledgement.
     let _ = stream.set_nodelay(true);
     let peer = Peer::new(stream);
     let (shared, io) = ((Arc::clone(&proxy), Arc::clone(&peer)), peer.io());
     let serve = service_fn(move |request: Request<Incoming>| {
-        let (proxy, peer) = (Arc::clone(&shared.0), Arc::clone(&shared.1));
-        async move { Ok::<_, Infallible>(flow::serve(proxy, peer, request).await) }
+        let (proxy, peer, door) = (
+            Arc::clone(&shared.0),
+            Arc::clone(&shared.1),
+            Arc::clone(&door),
+        );
+        async move { Ok::<_, Infallible>(flow::serve(proxy, &door, peer, request).await) }
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())

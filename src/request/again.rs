@@ -53,8 +53,8 @@ fn after_unsent(kind: Kind, standing: Standing) -> Again {
         // The daemon is the same for all candidates.
         Kind::DaemonAbsent | Kind::DaemonStarting | Kind::NotLoggedIn => Again::Wait,
         _ if standing.others => Again::Next,
-        // Waiting does not make a name known, nor data appear.
-        Kind::UnknownName | Kind::NotInTailnet => Again::Stop,
+        // Waiting does not make a name known, a certificate right, nor data appear.
+        Kind::UnknownName | Kind::NotInTailnet | Kind::Certificate => Again::Stop,
         _ if standing.missing => Again::Stop,
         _ => Again::Wait,
     }
@@ -122,8 +122,8 @@ mod tests {
     fn each_failure_leads_where_the_table_says() {
         use Again::{Next, Same, Stop, Wait};
         use Kind::{
-            BadAnswer, Broken, Busy, ClientBody, DaemonStarting, HeadLate, IdleLate, Lost,
-            NotThere, Refused, Silent, Stale, UnknownName,
+            BadAnswer, Broken, Busy, Certificate, ClientBody, DaemonStarting, HeadLate, IdleLate,
+            Lost, NotThere, Refused, Silent, Stale, Tls, UnknownName,
         };
         use Phase::{Answering, Sent, Unsent};
         let rows = [
@@ -137,6 +137,11 @@ mod tests {
             (DaemonStarting, Unsent, READ, Wait),
             (UnknownName, Unsent, READ, Next),
             (UnknownName, Unsent, LAST, Stop),
+            (Certificate, Unsent, READ, Next),
+            (Certificate, Unsent, LAST, Stop),
+            (Certificate, Unsent, WRITE, Stop),
+            (Tls, Unsent, READ, Next),
+            (Tls, Unsent, WRITE, Wait),
             (ClientBody, Unsent, READ, Stop),
             (Silent, Unsent, MISSING, Stop),
             // Something was sent and nothing came back.

@@ -19,6 +19,7 @@ use crate::config::snapshot::{Route, Service, Timeouts};
 use crate::endpoint::connection::Outgoing;
 use crate::endpoint::live::Endpoint;
 use crate::plan::candidates::{Plan, plan};
+use crate::plan::route::meaning;
 use crate::reload::store::Live;
 use crate::words::clock::Deadline;
 use crate::words::effect::{Effect, Meaning};
@@ -53,7 +54,7 @@ impl<'a> Call<'a> {
         path: &'a str,
     ) -> Self {
         let kind = live.snapshot.service(route.service).kind;
-        let meaning = api::meaning(kind, method, path);
+        let (meaning, _) = meaning(route, kind, method, path);
         let bounded = !api::is_transfer(meaning);
         let total = route
             .timeouts
@@ -123,6 +124,8 @@ pub(super) struct Outbound {
     payload: Payload,
     replayable: bool,
     changes: bool,
+    /// The headers were handed over, and come back by [`Outbound::take_back`].
+    lent: bool,
 }
 
 impl Outbound {
@@ -147,6 +150,7 @@ impl Outbound {
             payload,
             replayable,
             changes,
+            lent: false,
         }
     }
 
@@ -158,7 +162,9 @@ impl Outbound {
     /// The request for an attempt at `endpoint`. What may be sent again is copied, what may not is
     /// handed over, and comes back by [`Outbound::take_back`] if not one byte of it was sent.
     pub(super) fn request(&mut self, route: &Route, endpoint: &Endpoint) -> Request<Outgoing> {
-        let again = !self.changes && self.replayable;
+        // What an endpoint gets besides must not come back and reach another one.
+        let again = !self.changes && self.replayable || !endpoint.inject.is_empty();
+        self.lent = !again;
         let body = &mut self.payload.body;
         let body = body
             .again()
@@ -176,13 +182,18 @@ impl Outbound {
         // A client of HTTP/1.0 may have sent none to preserve.
         let host = request.headers_mut().entry(HOST);
         host.or_insert_with(|| endpoint.host.clone());
+        for (name, value) in &endpoint.inject {
+            request.headers_mut().insert(name, value.clone());
+        }
         request
     }
 
     /// Takes a request back that was not sent.
     pub(super) fn take_back(&mut self, request: Request<Outgoing>) {
         let (parts, body) = request.into_parts();
-        self.headers = parts.headers;
+        if self.lent {
+            self.headers = parts.headers;
+        }
         self.payload.body = body;
     }
 }

@@ -10,7 +10,7 @@ use super::call::Call;
 use crate::endpoint::connection::Connection;
 use crate::endpoint::live::Endpoint;
 use crate::health::passive;
-use crate::wire::dial::dial;
+use crate::wire;
 use crate::words::clock::Deadline;
 use crate::words::outcome::{Failure, Kind};
 
@@ -91,10 +91,11 @@ async fn open(
             return Ok(connection);
         }
     }
-    let (began, key) = (Instant::now(), &endpoint.key);
-    let dialled = dial(&call.proxy.tailnet, &key.host, key.port, deadline.left()).await;
+    let (began, within) = (Instant::now(), deadline.left());
+    let dialled = wire::open(&call.proxy.tailnet, &endpoint.place, within).await;
     drop(place);
-    record(call, endpoint, began.elapsed(), dialled.as_ref().err());
+    let cut = began.elapsed() >= within;
+    record(call, endpoint, began.elapsed(), cut, dialled.as_ref().err());
     Connection::open(dialled?, &endpoint.lost).await
 }
 
@@ -109,8 +110,15 @@ fn bound(call: &Call<'_>, terms: Terms, able: bool) -> Duration {
     }
 }
 
-/// Counts a dial and brings what it says about the endpoint.
-fn record(call: &Call<'_>, endpoint: &Endpoint, took: Duration, failure: Option<&Failure>) {
+/// Counts a dial and brings what it says about the endpoint. `cut`: it used up the time that it
+/// was given.
+fn record(
+    call: &Call<'_>,
+    endpoint: &Endpoint,
+    took: Duration,
+    cut: bool,
+    failure: Option<&Failure>,
+) {
     let Some(failure) = failure else {
         endpoint.handles.connects_ok.inc();
         endpoint.handles.connect_seconds.observe(took.as_secs_f64());
@@ -120,7 +128,8 @@ fn record(call: &Call<'_>, endpoint: &Endpoint, took: Duration, failure: Option<
     let labels = [endpoint.key.backend.as_str(), failure.kind.as_str()];
     call.proxy.metrics.connects.with_label_values(&labels).inc();
     // A dial that we cut short ourselves says nothing.
-    if failure.kind != Kind::Silent || took >= call.timeouts().probe {
+    let cut = failure.kind == Kind::Silent || failure.kind == Kind::Tls && cut;
+    if !cut || took >= call.timeouts().probe {
         passive::failed(endpoint, failure, call.proxy.clock);
     }
 }

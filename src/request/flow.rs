@@ -9,17 +9,19 @@ use hyper::upgrade::OnUpgrade;
 
 use super::attempt::{Answered, Unanswered, answer};
 use super::call::{Call, Outbound};
+use super::door::Door;
 use super::peer::Peer;
 use super::record::Record;
 use super::rules::{self, Refusal};
 use super::stream::Downstream;
-use super::{Proxy, payload, respond, tunnel};
-use crate::plan::route::{match_route, upstream_path};
+use super::{Proxy, payload, respond, token, tunnel};
+use crate::plan::route::upstream_path;
 use crate::words::outcome::{Failure, Kind};
 
 /// Serves one request: check -> match -> read effect -> read body -> plan, dial, forward -> stream.
 pub(super) async fn serve(
     proxy: Arc<Proxy>,
+    door: &Door,
     peer: Arc<Peer>,
     mut request: Request<Incoming>,
 ) -> Response<Downstream> {
@@ -31,10 +33,16 @@ pub(super) async fn serve(
         peer.refused();
         return respond::refused(refusal, record, id);
     }
-    let Some(route) = match_route(&live.snapshot, &path) else {
-        return respond::no_route(&live.snapshot, record, id);
+    let route = door.route(&live.snapshot, &path);
+    let kind = route.map(|route| live.snapshot.service(route.service).kind);
+    let welcome = token::admit(request.headers_mut(), kind, live.snapshot.token.as_ref());
+    let Some((route, kind)) = route.zip(kind) else {
+        return if welcome {
+            respond::no_route(&live.snapshot, record, id)
+        } else {
+            respond::unauthorized_nowhere(record, id)
+        };
     };
-    let kind = live.snapshot.service(route.service).kind;
     let upstream = upstream_path(route, kind, &path);
     let mut call = Call::new(&proxy, &live, &peer, route, request.method(), &upstream);
     call.upgrade = tunnel::wanted(route, &request);
@@ -43,6 +51,10 @@ pub(super) async fn serve(
         .is_some()
         .then(|| hyper::upgrade::on(&mut request));
     record.matched(&call);
+    if !welcome {
+        peer.refused();
+        return respond::unauthorized(&call, record, id);
+    }
     peer.upgrading(on_upgrade.is_some());
     forward(&call, request, on_upgrade, record, id).await
 }

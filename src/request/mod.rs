@@ -10,6 +10,7 @@ mod again;
 mod attempt;
 mod call;
 mod connect;
+pub mod door;
 mod flow;
 mod gate;
 mod headers;
@@ -20,6 +21,7 @@ pub mod record;
 mod respond;
 mod rules;
 mod stream;
+mod token;
 mod tunnel;
 
 use std::sync::Arc;

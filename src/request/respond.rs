@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 
@@ -30,6 +30,8 @@ use crate::words::units::show_duration;
 const BACKEND: HeaderName = HeaderName::from_static("x-tailhop-backend");
 const REASON: HeaderName = HeaderName::from_static("x-tailhop-reason");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// RFC 6750.
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"tailhop\"");
 /// RFC 9209.
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
@@ -178,6 +180,32 @@ pub(super) fn failed(
     )
 }
 
+/// Says that the client did not present the token. `Proxy-Authenticate` would be the word of a
+/// proxy that the client knows of; it takes us for the service.
+pub(super) fn unauthorized(
+    call: &Call<'_>,
+    record: Record,
+    id: HeaderValue,
+) -> Response<Downstream> {
+    let kind = call.service().kind;
+    let problem = challenge();
+    write(kind, call.path, &problem, record, id)
+}
+
+/// The same where no route matches: what there is, is not told to strangers.
+pub(super) fn unauthorized_nowhere(record: Record, id: HeaderValue) -> Response<Downstream> {
+    write(ServiceKind::Http, "/", &challenge(), record, id)
+}
+
+fn challenge() -> Problem {
+    let mut problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized");
+    problem.proxy_error = "http_request_denied";
+    problem.close = true;
+    problem.text += "this address asks for a token (listen.token in routing.toml): send it as \
+                     `x-tailhop-token`, or as `Authorization: Bearer ..`. Nothing was sent.";
+    problem
+}
+
 /// Says that no route leads anywhere.
 pub(super) fn no_route(
     snapshot: &Snapshot,
@@ -259,6 +287,8 @@ fn status(failure: &Failure) -> (StatusCode, &'static str) {
         Kind::ClientBody | Kind::ClientGone => (StatusCode::BAD_REQUEST, "http_request_error"),
         Kind::Refused => (StatusCode::SERVICE_UNAVAILABLE, "connection_refused"),
         Kind::Silent => (StatusCode::SERVICE_UNAVAILABLE, "connection_timeout"),
+        Kind::Certificate => (StatusCode::SERVICE_UNAVAILABLE, "tls_certificate_error"),
+        Kind::Tls => (StatusCode::SERVICE_UNAVAILABLE, "tls_protocol_error"),
         Kind::UnknownName => (StatusCode::SERVICE_UNAVAILABLE, "dns_error"),
         Kind::NotInTailnet => (StatusCode::SERVICE_UNAVAILABLE, "destination_ip_prohibited"),
         Kind::HeadLate | Kind::IdleLate | Kind::TotalLate => {
@@ -304,7 +334,8 @@ fn sentence(
         name(&call.live.snapshot, active.backend),
         active.why.sentence(zone)
     );
-    if failure.phase == Phase::Unsent && failure.kind.side() == Side::Upstream {
+    let waited = failure.kind.side() == Side::Upstream && failure.kind != Kind::Certificate;
+    if failure.phase == Phase::Unsent && waited {
         let _ = write!(
             text,
             " Waited up to {}.",
@@ -321,6 +352,10 @@ fn remedy(kind: Kind) -> &'static str {
         Kind::UnknownName | Kind::NotInTailnet => {
             " Correct the backend's `host` in routing.toml, or `tailnet.name`."
         }
+        Kind::Certificate => {
+            " Give the server a certificate that holds, or name its issuer by the backend's `ca` in routing.toml."
+        }
+        Kind::Tls => " Look at the server's TLS, and at the backend's `url` in routing.toml.",
         Kind::DaemonAbsent => " Start tailscaled, or correct `tailnet.socket` in routing.toml.",
         Kind::NotLoggedIn => " Log tailscaled in.",
         _ => "",
@@ -369,6 +404,9 @@ fn write(
     if let Some(after) = problem.retry_after {
         let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if problem.status == StatusCode::UNAUTHORIZED {
+        headers.insert(WWW_AUTHENTICATE, CHALLENGE);
     }
     if problem.close {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));

@@ -218,6 +218,7 @@ mod tests {
                 .map(|&protocol| protocol.to_owned())
                 .collect(),
             timeouts: crate::config::defaults::timeouts(crate::words::names::Kind::Http, false),
+            effects: Vec::new(),
         }
     }
 

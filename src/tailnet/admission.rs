@@ -54,6 +54,16 @@ impl Admitted {
     }
 }
 
+impl Target {
+    /// What `host` is, for a dial that does not use the tailnet.
+    ///
+    /// # Errors
+    /// It is no host name.
+    pub fn of(host: &str) -> Result<Self, Failure> {
+        target(host)
+    }
+}
+
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -6,12 +6,14 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 
 use super::stream::Stream;
+use super::tls::Tls;
 use super::{handshake, meaning};
 use crate::config::snapshot::DialWay;
 use crate::tailnet::trouble::What;
@@ -20,21 +22,63 @@ use crate::words::clock::Deadline;
 use crate::words::outcome::{Failure, Kind, Side};
 use crate::words::units::show_duration;
 
-/// Opens a connection to `port` of `host` within `within`.
+/// Where a connection leads, and what it is wrapped in.
+#[derive(Debug)]
+pub struct Place {
+    /// A name or an address.
+    pub host: Arc<str>,
+    /// Its port.
+    pub port: u16,
+    /// Whether it is dialled from this host, whatever the tailnet's way.
+    pub direct: bool,
+    /// TLS over it.
+    pub tls: Option<Tls>,
+}
+
+/// Opens a connection to `place` within `within`, its TLS handshake included.
 ///
 /// # Errors
-/// Always before anything was sent; the kind says what failed, `Silent` that the time passed.
+/// Always before anything was sent; the kind says what failed, `Silent` that nobody answered the
+/// dial in time.
+pub async fn open(tailnet: &Tailnet, place: &Place, within: Duration) -> Result<Stream, Failure> {
+    let limit = Limit::of(within);
+    let stream = if place.direct {
+        direct(&Target::of(&place.host)?, place.port, limit).await?
+    } else {
+        by_tailnet(tailnet, &place.host, place.port, limit).await?
+    };
+    let Some(tls) = &place.tls else {
+        return Ok(stream);
+    };
+    let shaken = limit.over(tls.shake(&place.host, stream), || {
+        "the TLS handshake to end".to_owned()
+    });
+    // Somebody accepted the connection: that is not the silence of a machine that sleeps.
+    shaken
+        .await
+        .unwrap_or_else(|late| Err(Failure::unsent(Kind::Tls, late.detail)))
+}
+
+/// Opens a connection to `port` of `host` within `within`, in the tailnet's way.
+///
+/// # Errors
+/// As [`open`].
 pub async fn dial(
     tailnet: &Tailnet,
     host: &str,
     port: u16,
     within: Duration,
 ) -> Result<Stream, Failure> {
+    by_tailnet(tailnet, host, port, Limit::of(within)).await
+}
+
+async fn by_tailnet(
+    tailnet: &Tailnet,
+    host: &str,
+    port: u16,
+    limit: Limit,
+) -> Result<Stream, Failure> {
     let admitted = tailnet.admit(host)?;
-    let limit = Limit {
-        deadline: Deadline::after(within),
-        within,
-    };
     let opened = match admitted.way {
         DialWay::Direct => direct(&admitted.target, port, limit).await,
         DialWay::LocalApi | DialWay::Auto => by_localapi(&admitted, port, limit).await,
@@ -157,6 +201,13 @@ struct Limit {
 }
 
 impl Limit {
+    fn of(within: Duration) -> Self {
+        Self {
+            deadline: Deadline::after(within),
+            within,
+        }
+    }
+
     /// What `step` comes to, or `Silent` with what was waited for.
     async fn over<T>(
         self,
@@ -252,6 +303,6 @@ mod tests {
         };
         let tailnet = Tailnet::new(settings, crate::words::clock::Clock::system());
         may_move(&dial(&tailnet, "host", 1, Duration::from_secs(1)));
-        may_move(&std::sync::Arc::new(tailnet).watch());
+        may_move(&Arc::new(tailnet).watch());
     }
 }

@@ -8,6 +8,7 @@ mod handshake;
 mod head;
 mod meaning;
 pub mod stream;
+pub mod tls;
 
-pub use self::dial::dial;
+pub use self::dial::{Place, dial, open};
 pub use self::stream::Stream;

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::client::TlsStream;
 
 /// An open upstream connection.
 #[derive(Debug)]
@@ -18,11 +19,13 @@ pub struct Stream {
     io: Io,
 }
 
-/// What carries it. TLS over either is one more variant.
+/// What carries it.
 #[derive(Debug)]
 enum Io {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// TLS over one of the others.
+    Tls(Box<TlsStream<Stream>>),
 }
 
 impl Stream {
@@ -40,6 +43,14 @@ impl Stream {
         Self {
             early,
             io: Io::Unix(io),
+        }
+    }
+
+    /// A stream over TLS whose handshake is over.
+    pub(super) fn tls(io: TlsStream<Self>) -> Self {
+        Self {
+            early: Bytes::new(),
+            io: Io::Tls(Box::new(io)),
         }
     }
 }
@@ -62,6 +73,7 @@ impl AsyncRead for Stream {
         match &mut self.io {
             Io::Tcp(io) => Pin::new(io).poll_read(cx, into),
             Io::Unix(io) => Pin::new(io).poll_read(cx, into),
+            Io::Tls(io) => Pin::new(io.as_mut()).poll_read(cx, into),
         }
     }
 }
@@ -75,6 +87,7 @@ impl AsyncWrite for Stream {
         match &mut self.io {
             Io::Tcp(io) => Pin::new(io).poll_write(cx, bytes),
             Io::Unix(io) => Pin::new(io).poll_write(cx, bytes),
+            Io::Tls(io) => Pin::new(io.as_mut()).poll_write(cx, bytes),
         }
     }
 
@@ -86,6 +99,7 @@ impl AsyncWrite for Stream {
         match &mut self.io {
             Io::Tcp(io) => Pin::new(io).poll_write_vectored(cx, pieces),
             Io::Unix(io) => Pin::new(io).poll_write_vectored(cx, pieces),
+            Io::Tls(io) => Pin::new(io.as_mut()).poll_write_vectored(cx, pieces),
         }
     }
 
@@ -93,6 +107,7 @@ impl AsyncWrite for Stream {
         match &self.io {
             Io::Tcp(io) => io.is_write_vectored(),
             Io::Unix(io) => io.is_write_vectored(),
+            Io::Tls(io) => io.is_write_vectored(),
         }
     }
 
@@ -100,6 +115,7 @@ impl AsyncWrite for Stream {
         match &mut self.io {
             Io::Tcp(io) => Pin::new(io).poll_flush(cx),
             Io::Unix(io) => Pin::new(io).poll_flush(cx),
+            Io::Tls(io) => Pin::new(io.as_mut()).poll_flush(cx),
         }
     }
 
@@ -107,6 +123,7 @@ impl AsyncWrite for Stream {
         match &mut self.io {
             Io::Tcp(io) => Pin::new(io).poll_shutdown(cx),
             Io::Unix(io) => Pin::new(io).poll_shutdown(cx),
+            Io::Tls(io) => Pin::new(io.as_mut()).poll_shutdown(cx),
         }
     }
 }

@@ -21,6 +21,9 @@ pub enum Effect {
 }
 
 impl Effect {
+    /// Every effect, the harmless first.
+    pub const ALL: [Self; 4] = [Self::Read, Self::Inference, Self::Write, Self::Admin];
+
     /// The word for it in outputs.
     pub const fn as_str(self) -> &'static str {
         match self {

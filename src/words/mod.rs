@@ -6,5 +6,6 @@ pub mod clock;
 pub mod effect;
 pub mod names;
 pub mod outcome;
+pub mod secret;
 pub mod units;
 pub mod verdict;

@@ -25,6 +25,11 @@ pub enum Kind {
     NotLoggedIn,
     /// tailscaled, or the local network stack, failed in a way that has no word of its own.
     Tailnet,
+    /// The server's certificate is not to be trusted: expired, of another name, of an unknown
+    /// issuer, or not one at all.
+    Certificate,
+    /// The TLS handshake failed in another way, or did not end in time.
+    Tls,
     /// The connection broke: reset, closed too early, or an I/O error.
     Broken,
     /// A reused connection was already dead: nothing came back on it.
@@ -96,6 +101,8 @@ impl Kind {
             Self::DaemonStarting => "daemon-starting",
             Self::NotLoggedIn => "not-logged-in",
             Self::Tailnet => "tailnet",
+            Self::Certificate => "certificate",
+            Self::Tls => "tls",
             Self::Broken => "broken",
             Self::Stale => "stale",
             Self::BadAnswer => "bad-answer",
@@ -122,6 +129,8 @@ impl Kind {
             | Self::Tailnet => Side::Tailnet,
             Self::Refused
             | Self::Silent
+            | Self::Certificate
+            | Self::Tls
             | Self::Broken
             | Self::Stale
             | Self::BadAnswer

@@ -20,6 +20,11 @@ pub(crate) const DATA: SocketAddr =
 pub(crate) const ADMIN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9484);
 
+/// Where clients look for Ollama and Qdrant when they are told nothing.
+pub(crate) const OWN_OLLAMA: &str = "127.0.0.1:11434";
+/// The same for Qdrant.
+pub(crate) const OWN_QDRANT: &str = "127.0.0.1:6333";
+
 /// What differs between the files of the tests.
 #[derive(Clone, Debug)]
 pub(crate) struct Routing {
@@ -29,6 +34,8 @@ pub(crate) struct Routing {
     pub(crate) hosts: [&'static str; 2],
     /// When the second backend becomes active.
     pub(crate) switch_at: String,
+    /// Whether the services have addresses of their own.
+    pub(crate) own_addresses: bool,
 }
 
 impl Default for Routing {
@@ -38,6 +45,7 @@ impl Default for Routing {
             dial: "localapi",
             hosts: ["m1", "m2"],
             switch_at: "2099-01-01".into(),
+            own_addresses: false,
         }
     }
 }
@@ -118,7 +126,12 @@ impl Routing {
             dial,
             hosts: [first, second],
             switch_at,
+            own_addresses,
         } = self;
+        let own = |address: &str| {
+            let listen = format!("listen = \"{address}\"");
+            own_addresses.then_some(listen).unwrap_or_default()
+        };
         let socket = rig.cr.socket();
         format!(
             r#"
@@ -136,8 +149,8 @@ impl Routing {
             mac-dev1   = {{ host = "{second}" }}
 
             [services]
-            ollama = {{}}
-            qdrant = {{}}
+            ollama = {{ {ollama} }}
+            qdrant = {{ {qdrant} }}
 
             [schedule]
             timezone = "Asia/Tokyo"
@@ -145,6 +158,8 @@ impl Routing {
             switch   = [{{ at = {switch_at}, to = "mac-dev1" }}]
             "#,
             socket = socket.display(),
+            ollama = own(OWN_OLLAMA),
+            qdrant = own(OWN_QDRANT),
         )
     }
 }

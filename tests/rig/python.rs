@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::client;
-use super::hop::{ADMIN, DATA};
+use super::hop::{ADMIN, DATA, OWN_OLLAMA, OWN_QDRANT};
 use super::mac::{OLLAMA, QDRANT};
 use super::net::Host;
 use super::parts::{Missing, part};
@@ -70,6 +70,8 @@ impl Services {
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .env("TAILHOP_URL", format!("http://{DATA}"))
             .env("TAILHOP_ADMIN_URL", format!("http://{ADMIN}"))
+            .env("TAILHOP_OLLAMA_PORT", port(OWN_OLLAMA))
+            .env("TAILHOP_QDRANT_PORT", port(OWN_QDRANT))
             .envs(std::env::var_os("TAILHOP_UPDATE_GOLDEN").map(|on| ("TAILHOP_UPDATE_GOLDEN", on)))
             .args(["-m", "pytest", "-v", "-p", "no:cacheprovider", "--color=no"])
             .arg(clients());
@@ -119,6 +121,10 @@ fn until_answering(host: &Host, server: &Process, port: u16, path: &str) {
         })
         .await;
     });
+}
+
+fn port(address: &str) -> &str {
+    address.rsplit(':').next().expect("an address has a port")
 }
 
 fn clients() -> PathBuf {

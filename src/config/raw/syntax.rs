@@ -2,6 +2,7 @@
 
 use toml::de::{DeTable, DeValue, Error};
 
+use super::secrets::sounds_secret;
 use crate::config::codes;
 use crate::config::problem::Problems;
 
@@ -40,6 +41,7 @@ pub(super) fn report(
     found.sort_by_key(|(span, _)| span.start);
     found.dedup_by_key(|(span, _)| problems.line(span.start));
     for (span, message) in found {
+        mask_line(text, span.start, problems);
         // An error that is between two characters is shown at the one that follows.
         let end = span.end.max((span.start + 1).min(text.len()));
         problems.at(
@@ -49,6 +51,7 @@ pub(super) fn report(
         );
     }
     if let Some(at) = wreck {
+        mask_line(text, at, problems);
         let bracket = &text[at..=at];
         problems
             .at(
@@ -60,6 +63,21 @@ pub(super) fn report(
             .help("close it; what comes after it was not checked");
     }
     wreck
+}
+
+/// Hides what follows the `=` of a line that may hold a secret: what it means is not known.
+fn mask_line(text: &str, at: usize, problems: &mut Problems<'_>) {
+    let Some((before, after)) = text.split_at_checked(at.min(text.len())) else {
+        return;
+    };
+    let begins = before.rfind('\n').map_or(0, |end| end + 1);
+    let ends = after
+        .find('\n')
+        .map_or(text.len(), |end| before.len() + end);
+    let line = &text[begins..ends];
+    if let Some(equals) = line.find('=').filter(|_| sounds_secret(line)) {
+        problems.mask(&(begins + equals + 1..ends));
+    }
 }
 
 /// Where the outermost bracket stands that was still open at `end`.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::secrets::sounds_secret;
 use super::{At, ROOT, Row, Shape, Table, Value};
 use crate::config::codes;
 use crate::config::defaults::{TIMEOUT_MAX, TIMEOUT_MIN};
@@ -24,7 +25,7 @@ pub(super) struct Walk<'w, 's> {
     text: &'w str,
     /// From this byte on nothing is reported: see `syntax`.
     wreck: Option<usize>,
-    problems: &'w mut Problems<'s>,
+    pub(super) problems: &'w mut Problems<'s>,
 }
 
 impl<'w, 's> Walk<'w, 's> {
@@ -58,9 +59,11 @@ impl<'w, 's> Walk<'w, 's> {
         for (key, value) in self.in_order(table) {
             let name: &str = key.get_ref();
             let Some(row) = rows.iter().find(|row| row.key == name) else {
-                let meant = self
-                    .unknown(key, rows, path)
-                    .filter(|meant| !table.contains_key(*meant));
+                let meant = self.unknown(key, rows, path);
+                if sounds_secret(name) || meant.is_some_and(sounds_secret) {
+                    self.problems.mask(&value.span());
+                }
+                let meant = meant.filter(|meant| !table.contains_key(*meant));
                 let broken = At {
                     value: Value::Broken,
                     span: value.span(),
@@ -134,7 +137,7 @@ impl<'w, 's> Walk<'w, 's> {
     }
 
     /// The entries in the order of the file, up to where it can be trusted.
-    fn in_order<'t, 'i>(
+    pub(super) fn in_order<'t, 'i>(
         &self,
         table: &'t DeTable<'i>,
     ) -> Vec<(
@@ -150,7 +153,12 @@ impl<'w, 's> Walk<'w, 's> {
         entries
     }
 
-    fn value(&mut self, value: &Spanned<DeValue<'_>>, shape: Shape, path: &str) -> At<Value> {
+    pub(super) fn value(
+        &mut self,
+        value: &Spanned<DeValue<'_>>,
+        shape: Shape,
+        path: &str,
+    ) -> At<Value> {
         let span = value.span();
         // A bracket that was never closed has everything in it.
         if self.wreck.is_some_and(|wreck| span.start >= wreck) {
@@ -168,6 +176,11 @@ impl<'w, 's> Walk<'w, 's> {
             }
             (Shape::Tables(rows), DeValue::Array(items)) => self.tables(items, rows, path),
             (Shape::Texts, DeValue::Array(items)) => self.texts(items, path),
+            (Shape::Secret, DeValue::Table(table)) => self.secret(table, &span, path),
+            (Shape::Secret, _) | (Shape::Secrets, DeValue::String(_)) => {
+                self.plain_secret(&span, path)
+            }
+            (Shape::Secrets, DeValue::Table(table)) => Some(self.secrets(table, path)),
             (Shape::Flag, DeValue::Boolean(flag)) => Some(Value::Flag(*flag)),
             (Shape::Port, DeValue::Integer(number)) => {
                 self.port(number.as_str(), number.radix(), &span, path)
@@ -345,7 +358,7 @@ impl<'w, 's> Walk<'w, 's> {
     }
 
     /// Reports a key without a row; yields the key that was probably meant.
-    fn unknown(
+    pub(super) fn unknown(
         &mut self,
         key: &Spanned<toml::de::DeString<'_>>,
         rows: &'static [Row],
@@ -418,6 +431,8 @@ fn expected(shape: Shape) -> (&'static str, &'static str) {
         Shape::Bound => ("a duration in quotes or \"none\"", "\"10s\""),
         Shape::Moment => ("a date or a time", "2025-02-17"),
         Shape::Texts => ("a list of strings", "[\"..\"]"),
+        Shape::Secret => ("a table", "{ env = \"..\" }"),
+        Shape::Secrets => ("a table of headers", "{ api-key = { env = \"..\" } }"),
         Shape::Table(_) | Shape::Named(_) => ("a table", "{ .. }"),
         Shape::Tables(_) => ("a list of tables", "[{ .. }]"),
     }
@@ -454,7 +469,7 @@ fn home(name: &str, rows: &[Row], path: &str) -> Option<String> {
     })
 }
 
-fn join(path: &str, key: &str) -> String {
+pub(super) fn join(path: &str, key: &str) -> String {
     if path.is_empty() {
         key.to_owned()
     } else {

@@ -25,7 +25,16 @@ fn example(path: &str) -> &'static str {
         "tailnet.dial" => "\"socks5\"",
         "tailnet.socket" => "\"/run/x.sock\"",
         "tailnet.proxy" => "\"127.0.0.1:3\"",
+        "listen.token" => "{ env = \"SECRET\" }",
         "backends.N.host" => "\"100.64.0.7\"",
+        "backends.N.url" => "\"https://other.example\"",
+        "backends.N.dial" => "\"tailnet\"",
+        "backends.N.headers" => "{ api-key = { env = \"SECRET\" } }",
+        "backends.N.ca" => "\"CA\"",
+        "services.N.listen" => "\"127.0.0.1:4\"",
+        "services.N.effects.effect" | "routes.effects.effect" => "\"admin\"",
+        _ if last == "methods" => "[\"PUT\"]",
+        _ if last == "paths" => "[\"/y\"]",
         "services.N.kind" | "routes.service" => "\"qdrant\"",
         "services.N.port" => "7",
         "services.N.fallback" => "\"none\"",
@@ -63,6 +72,8 @@ fn leaves(rows: &[Row], path: &str, into: &mut Vec<String>) {
 #[test]
 fn every_key_of_the_table_is_documented_and_does_something() {
     let readme = include_str!("../../../config/README.md");
+    let authority = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(authority.path(), sites::self_signed()).unwrap();
     let mut paths = Vec::new();
     leaves(ROOT, "", &mut paths);
     assert!(paths.len() > 40);
@@ -72,8 +83,11 @@ fn every_key_of_the_table_is_documented_and_does_something() {
             readme.contains(&format!("`{last}`")),
             "{path} is not in config/README.md"
         );
-        let base = good(&base_for(&path, None), &[]);
-        let changed = good(&base_for(&path, Some(example(&path))), &[]);
+        let secret = [("SECRET", "canary")];
+        let [base, changed] = [None, Some(example(&path))].map(|value| {
+            let text = base_for(&path, value).replace("CA", authority.path().to_str().unwrap());
+            good(&text, &secret)
+        });
         let same_value = path == "pin.writes";
         assert!(
             same_value || !changes(&base, &changed).is_empty(),
@@ -112,6 +126,7 @@ fn base_for(path: &str, value: Option<&str>) -> String {
 }
 
 /// The table with `set` in it, and what else it needs to be valid.
+#[expect(clippy::too_many_lines, reason = "one arm for each table")]
 fn table_for(table: &str, key: &str, is_set: bool, set: &str) -> String {
     let unless = |this: &str, line: &str| {
         if key == this && is_set {
@@ -122,6 +137,27 @@ fn table_for(table: &str, key: &str, is_set: bool, set: &str) -> String {
     };
     match table {
         "schedule" => String::new(),
+        // These are of a url, which one service lists.
+        "backends.N" if matches!(key, "url" | "dial" | "headers" | "ca") => {
+            let url = unless("url", "url = \"https://one.example\"");
+            format!("[backends.N]\n{url}{set}[services.N]\nport = 9\nbackends = [\"N\"]\n")
+        }
+        "services.N.effects" | "routes.effects" => {
+            let [methods, paths, effect] = [
+                unless("methods", "methods = [\"POST\"]"),
+                unless("paths", "paths = [\"/x\"]"),
+                unless("effect", "effect = \"read\""),
+            ];
+            let place = if table == "routes.effects" {
+                "[[routes]]\npath = \"/n\"\nservice = \"N\"\n\
+                 [[routes]]\npath = \"/o\"\nservice = \"ollama\"\n\
+                 [[routes]]\npath = \"/q\"\nservice = \"qdrant\"\n\
+                 [[routes]]\npath = \"/m\"\nservice = \"N\"\n"
+            } else {
+                ""
+            };
+            format!("[services.N]\nport = 9\n{place}[[{table}]]\n{methods}{paths}{effect}{set}")
+        }
         "backends.N" | "backends.N.drain" => format!("[backends.N]\n[{table}]\n{set}")
             .replace("[backends.N]\n[backends.N]", "[backends.N]"),
         "services.N" | "services.N.timeouts" => {

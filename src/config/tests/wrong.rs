@@ -118,8 +118,6 @@ fn a_key_that_does_nothing_yet_is_unknown() {
         "include = [\"x\"]\n",
         "[services.web]\nport = 1\nrequire = {}\n",
         "[services.web]\nport = 1\ngrpc_port = 2\n",
-        "[services.web]\nport = 1\nlisten = \"127.0.0.1:1\"\n",
-        "[backends.web]\nurl = \"https://x\"\n",
         "[timeouts]\nrace = \"1s\"\n",
         "[admin]\ntailnet = []\n",
     ] {
@@ -420,7 +418,10 @@ fn an_open_data_address_is_a_warning_and_an_open_admin_address_an_error() {
     let open = good(&file("[listen]\ndata = \"0.0.0.0:8484\"\n"), &[]);
     assert_eq!(
         warnings(&open),
-        [("W001", "0.0.0.0:8484 is open to other machines")]
+        [(
+            "W001",
+            "listen.data: 0.0.0.0:8484 is open to other machines"
+        )]
     );
     let (code, place, text) = one(&file("[listen]\nadmin = \"0.0.0.0:9484\"\n"), &[]);
     assert_eq!((code, place), ("E026", Some((11, 9))));

@@ -4,6 +4,7 @@
 //! chooses, so nothing clashes.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::{Scope, variable};
@@ -12,7 +13,7 @@ use crate::config::defaults;
 use crate::config::env::TAILNET_NAME;
 use crate::config::problem::{Problems, quote};
 use crate::config::raw::{At, Table};
-use crate::config::snapshot::{DialWay, Listen, Tailnet};
+use crate::config::snapshot::{Backend, BackendId, DialWay, Listen, Network, Service, Tailnet};
 
 /// `sun_path` of a Unix socket has 108 bytes with its NUL on Linux, 104 on a Mac.
 const SOCKET_MAX: usize = 103;
@@ -21,17 +22,8 @@ pub(super) fn listen(root: &Table, problems: &mut Problems<'_>) -> Listen {
     let table = root.table("listen");
     let data = table.get::<SocketAddr>("data");
     let admin = table.get::<SocketAddr>("admin");
-    if let Some(At { value, span }) = &data
-        && !value.ip().is_loopback()
-    {
-        problems
-            .at(
-                codes::OPEN_DATA,
-                span,
-                format!("{value} is open to other machines"),
-            )
-            .label("not loopback")
-            .help("right when the app is in another container; else use 127.0.0.1");
+    if let Some(At { value, span }) = &data {
+        open(root, "listen.data", *value, span, problems);
     }
     if let Some(At { value, span }) = &admin
         && !value.ip().is_loopback()
@@ -148,6 +140,25 @@ fn proxy(table: &Table, problems: &mut Problems<'_>) -> Option<SocketAddr> {
     Some(value)
 }
 
+/// The dial way: that of the file, or none where no backend needs the tailnet.
+pub(super) fn dial_needed(scope: &Scope<'_>, written: DialWay) -> DialWay {
+    let direct = |backend: &Backend| backend.network == Network::Direct;
+    let none = !scope.backends.is_empty() && scope.backends.iter().all(direct);
+    if none && !scope.root.table("tailnet").has("dial") {
+        return DialWay::Direct;
+    }
+    written
+}
+
+/// An address that we accept on.
+struct Own<'a> {
+    key: String,
+    address: SocketAddr,
+    span: &'a Range<usize>,
+    /// Whether it stands in the file.
+    written: bool,
+}
+
 /// Reports addresses that two things claim.
 pub(super) fn clashes(
     scope: &Scope<'_>,
@@ -155,47 +166,112 @@ pub(super) fn clashes(
     tailnet: &Tailnet,
     problems: &mut Problems<'_>,
 ) {
-    let ours = scope.root.table("listen");
-    let mut report = |key: &str, address: SocketAddr, other: &str| {
-        problems
-            .at(
-                codes::CLASH,
-                ours.span_of(key),
-                format!("listen.{key} is {address}: {other}"),
-            )
-            .help("use another port");
-    };
-    if clash(listen.data, listen.admin) {
-        let key = if ours.has("admin") { "admin" } else { "data" };
-        report(
-            key,
-            listen.admin,
-            "listen.data and listen.admin cannot share it",
-        );
-    }
-    for (key, address) in [("data", listen.data), ("admin", listen.admin)] {
-        if clash(address, tailnet.proxy) {
-            report(key, address, "tailnet.proxy is there");
-        }
-        for service in scope
-            .services
+    let all = own(scope, listen);
+    for (place, one) in all.iter().enumerate() {
+        let shared = all[..place]
             .iter()
-            .filter(|_| tailnet.dial == DialWay::Direct)
-        {
-            let itself = service.backends.iter().find(|id| {
-                let host = scope.backends[id.0].host.parse::<IpAddr>();
-                host.is_ok_and(|ip| clash(address, SocketAddr::new(ip, service.port)))
-            });
-            if let Some(id) = itself {
+            .find(|other| clash(other.address, one.address));
+        if let Some(other) = shared {
+            // At the one that was written, else at the later one.
+            let at = if one.written { one } else { other };
+            let what = format!("{} and {} cannot share it", other.key, one.key);
+            report(at, one.address, &what, problems);
+        }
+        if clash(one.address, tailnet.proxy) && tailnet.dial != DialWay::Direct {
+            report(one, one.address, "tailnet.proxy is there", problems);
+        }
+        for service in &scope.services {
+            if let Some(id) = leads_back(scope, service, one.address, tailnet.dial) {
                 let backend = &scope.backends[id.0].name;
-                let other = format!(
+                let what = format!(
                     "service {} on {backend} would lead back to it",
                     service.name
                 );
-                report(key, address, &other);
+                report(one, one.address, &what, problems);
             }
         }
     }
+}
+
+fn own<'a>(scope: &Scope<'a>, listen: Listen) -> Vec<Own<'a>> {
+    let table = scope.root.table("listen");
+    let of_listen = [("data", listen.data), ("admin", listen.admin)];
+    let listed = of_listen.into_iter().map(|(key, address)| Own {
+        key: format!("listen.{key}"),
+        address,
+        span: table.span_of(key),
+        written: table.has(key),
+    });
+    let services = scope.root.table("services");
+    let ports = scope.services.iter().filter_map(|service| {
+        Some(Own {
+            key: format!("services.{}.listen", service.name),
+            address: service.listen?,
+            span: services.table(service.name.as_str()).span_of("listen"),
+            written: true,
+        })
+    });
+    listed.chain(ports).collect()
+}
+
+fn report(own: &Own<'_>, address: SocketAddr, other: &str, problems: &mut Problems<'_>) {
+    problems
+        .at(
+            codes::CLASH,
+            own.span,
+            format!("{} is {address}: {other}", own.key),
+        )
+        .help("use another port");
+}
+
+/// The backend whose endpoint of `service` is `address` itself, reached from this host.
+fn leads_back(
+    scope: &Scope<'_>,
+    service: &Service,
+    address: SocketAddr,
+    dial: DialWay,
+) -> Option<BackendId> {
+    let itself = |id: &&BackendId| {
+        let backend = &scope.backends[id.0];
+        let direct = dial == DialWay::Direct || backend.network == Network::Direct;
+        let ip = if &*backend.host == "localhost" {
+            Some(IpAddr::from([127, 0, 0, 1]))
+        } else {
+            backend.host.parse().ok()
+        };
+        let port = scope.port(service, **id);
+        direct && ip.is_some_and(|ip| clash(address, SocketAddr::new(ip, port)))
+    };
+    service.backends.iter().find(itself).copied()
+}
+
+/// Whether a host is this very machine.
+pub(super) fn is_here(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Warns of a data address that other machines reach, unless they have to present a token.
+pub(super) fn open(
+    root: &Table,
+    key: &str,
+    address: SocketAddr,
+    span: &Range<usize>,
+    problems: &mut Problems<'_>,
+) {
+    if address.ip().is_loopback() || root.table("listen").has("token") {
+        return;
+    }
+    problems
+        .at(
+            codes::OPEN_DATA,
+            span,
+            format!("{key}: {address} is open to other machines"),
+        )
+        .label("not loopback")
+        .help(
+            "right when the app is in another container: let it present a token, with \
+             listen.token; else use 127.0.0.1",
+        );
 }
 
 fn clash(one: SocketAddr, other: SocketAddr) -> bool {

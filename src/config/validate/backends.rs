@@ -2,13 +2,15 @@
 
 use std::net::IpAddr;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::addresses::is_dns_name;
+use super::url::{self, Site};
 use super::{Scope, text};
 use crate::config::codes;
 use crate::config::problem::{Problems, quote};
 use crate::config::raw::{At, Table};
-use crate::config::snapshot::{Backend, Drain};
+use crate::config::snapshot::{Backend, Drain, Network};
 use crate::words::names::BackendName;
 
 pub(super) fn read(scope: &Scope<'_>, problems: &mut Problems<'_>) -> Vec<Backend> {
@@ -44,10 +46,12 @@ fn backend(
     table: &Table,
     problems: &mut Problems<'_>,
 ) -> Option<Backend> {
-    let host = match table.get::<&str>("host") {
+    let written = match table.get::<&str>("host") {
         None => Some(name.value.clone()),
         Some(At { value, span }) => host(value, &span, problems),
     };
+    let site = url::read(scope, name, table, problems);
+    let network = network(table, site.is_some());
     let drain = table.has("drain").then(|| {
         let order = table.table("drain");
         Drain {
@@ -57,8 +61,28 @@ fn backend(
         }
     });
     let name = BackendName::new(&name.value)?;
-    let host = host.unwrap_or_else(|| name.as_str().to_owned()).into();
-    Some(Backend { name, host, drain })
+    let (url, host) = match site {
+        Some(Site { url, host }) => (Some(Arc::new(url)), Some(host)),
+        None => (None, written),
+    };
+    Some(Backend {
+        host: host.unwrap_or_else(|| name.as_str().to_owned()).into(),
+        name,
+        url,
+        network,
+        drain,
+    })
+}
+
+/// Which network leads to it. A url is of the internet, unless it is said to be of the tailnet.
+fn network(table: &Table, by_url: bool) -> Network {
+    let word = table.get::<&str>("dial").map(|word| word.value);
+    let written = Network::WORDS.iter().find(|(name, _)| Some(*name) == word);
+    match written {
+        Some((_, network)) => *network,
+        None if by_url => Network::Direct,
+        None => Network::Tailnet,
+    }
 }
 
 /// What is dialled: an address, or a name without its final dot.
@@ -78,7 +102,7 @@ fn host(written: &str, span: &Range<usize>, problems: &mut Problems<'_>) -> Opti
 }
 
 /// `100.64.0.256` would be asked of DNS.
-fn is_broken_ip(host: &str) -> bool {
+pub(super) fn is_broken_ip(host: &str) -> bool {
     host.rsplit('.')
         .next()
         .is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()))

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::addresses::is_dns_name;
-use super::{Scope, timeouts};
+use super::{Scope, effects, timeouts};
 use crate::config::codes;
 use crate::config::problem::{Problems, nearest, quote};
 use crate::config::raw::{At, Table};
@@ -31,6 +31,7 @@ fn each_service(scope: &Scope<'_>) -> Vec<Route> {
         host: HostHeader::Upstream,
         upgrade: Vec::new(),
         timeouts: service.timeouts,
+        effects: service.whole.effects.clone(),
     };
     scope.services.iter().enumerate().map(route).collect()
 }
@@ -77,9 +78,10 @@ fn route(scope: &Scope<'_>, table: &Table, problems: &mut Problems<'_>) -> Optio
         .map(|host| header(&host, problems));
     let service = table.get::<&str>("service")?;
     let service = scope.service_named(service.value, &service.span, problems)?;
-    let base = scope.services[service.0].timeouts;
-    let timeouts = timeouts::over(base, table.table("timeouts"), problems);
-    let upgrade = protocols(table, scope.services[service.0].kind, problems);
+    let leads_to = &scope.services[service.0];
+    let timeouts = timeouts::over(leads_to.timeouts, table.table("timeouts"), problems);
+    let effects = effects::read(table, leads_to.kind, problems);
+    let upgrade = protocols(table, leads_to.kind, problems);
     Some(Route {
         path: path?,
         service,
@@ -87,6 +89,7 @@ fn route(scope: &Scope<'_>, table: &Table, problems: &mut Problems<'_>) -> Optio
         host: host.unwrap_or(HostHeader::Upstream),
         upgrade,
         timeouts,
+        effects: effects.unwrap_or_else(|| leads_to.whole.effects.clone()),
     })
 }
 
@@ -207,7 +210,7 @@ fn unreachable(scope: &Scope<'_>, tables: &[Table], problems: &mut Problems<'_>)
         .root
         .table("services")
         .named()
-        .filter(|(name, _)| !leads(&name.value))
+        .filter(|(name, table)| !leads(&name.value) && !table.has("listen"))
         .map(|(name, _)| (name.span.clone(), name.value.clone()))
         .collect();
     for (span, name) in lonely {

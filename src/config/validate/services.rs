@@ -1,22 +1,25 @@
 //! `[services]`: the APIs that backends offer.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::ops::Range;
 
-use super::{Scope, timeouts, twice};
+use super::{Scope, addresses, effects, timeouts, twice, url};
 use crate::config::codes;
 use crate::config::defaults;
 use crate::config::problem::Problems;
 use crate::config::raw::{At, Table};
-use crate::config::snapshot::{BackendId, Fallback, Service};
+use crate::config::snapshot::{BackendId, Fallback, HostHeader, Route, Service, ServiceId};
 use crate::words::names::{Kind, ServiceName};
 
 pub(super) fn read(scope: &Scope<'_>, problems: &mut Problems<'_>) -> Vec<Service> {
     let tables: Vec<_> = scope.root.table("services").named().collect();
+    let mut read = 0;
     let services: Vec<(Service, Range<usize>)> = tables
         .into_iter()
         .filter_map(|(name, table)| {
-            let service = service(scope, name, table, problems)?;
+            let service = service(scope, ServiceId(read), name, table, problems)?;
+            read += 1;
             let key = if table.has("port") {
                 "port"
             } else {
@@ -31,11 +34,13 @@ pub(super) fn read(scope: &Scope<'_>, problems: &mut Problems<'_>) -> Vec<Servic
         })
         .collect();
     one_address_each(scope, &services, problems);
+    url::one_service_each(scope, &services, problems);
     services.into_iter().map(|(service, _)| service).collect()
 }
 
 fn service(
     scope: &Scope<'_>,
+    id: ServiceId,
     name: &At<String>,
     table: &Table,
     problems: &mut Problems<'_>,
@@ -45,14 +50,18 @@ fn service(
         Some(word) => kind_named(word.value)?,
         None => kind_named(&name.value).unwrap_or(Kind::Http),
     };
-    let port = port(name, table, kind, problems);
+    let backends = backends(scope, name, table, problems);
+    // A url has its port.
+    let needed = !scope.all_by_url(&backends);
+    let port = port(name, table, kind, needed, problems);
     let fallback = table.get::<&str>("fallback").map(|word| word.value);
     let fallback = Fallback::WORDS
         .iter()
         .find(|(word, _)| Some(*word) == fallback);
-    let backends = backends(scope, table, problems);
     let defaults = timeouts::defaults(scope, kind, problems);
     let timeouts = timeouts::over(defaults, table.table("timeouts"), problems);
+    let effects = effects::read(table, kind, problems).unwrap_or_default();
+    let listen = listen(scope, name, table, problems);
     Some(Service {
         name: ServiceName::new(&name.value)?,
         kind,
@@ -61,16 +70,45 @@ fn service(
         fallback: fallback.map_or(defaults::fallback(kind), |(_, fallback)| *fallback),
         timeouts,
         backends,
+        listen,
+        whole: Route {
+            path: "/".to_owned(),
+            service: id,
+            strip: true,
+            host: HostHeader::Upstream,
+            upgrade: Vec::new(),
+            timeouts,
+            effects,
+        },
     })
 }
 
-fn port(name: &At<String>, table: &Table, kind: Kind, problems: &mut Problems<'_>) -> Option<u16> {
+/// The address of its own, if it has one.
+fn listen(
+    scope: &Scope<'_>,
+    name: &At<String>,
+    table: &Table,
+    problems: &mut Problems<'_>,
+) -> Option<SocketAddr> {
+    let At { value, span } = table.get::<SocketAddr>("listen")?;
+    let key = format!("services.{}.listen", name.value);
+    addresses::open(scope.root, &key, value, &span, problems);
+    Some(value)
+}
+
+fn port(
+    name: &At<String>,
+    table: &Table,
+    kind: Kind,
+    needed: bool,
+    problems: &mut Problems<'_>,
+) -> Option<u16> {
     let port = table
         .get::<u16>("port")
         .map(|port| port.value)
         .or(defaults::port(kind));
     // A kind that cannot be told is why there is no default.
-    if port.is_none() && !table.has("port") {
+    if needed && port.is_none() && !table.has("port") {
         let help = if table.has("kind") {
             "add its port, as in port = 8080".to_owned()
         } else {
@@ -86,10 +124,36 @@ fn port(name: &At<String>, table: &Table, kind: Kind, problems: &mut Problems<'_
     port
 }
 
-/// The backends that offer it: all, unless they are listed.
-fn backends(scope: &Scope<'_>, table: &Table, problems: &mut Problems<'_>) -> Vec<BackendId> {
+/// All backends but those with a url, which offer what lists them and nothing else.
+fn machines(
+    scope: &Scope<'_>,
+    name: &At<String>,
+    table: &Table,
+    problems: &mut Problems<'_>,
+) -> Vec<BackendId> {
+    let ids = (0..scope.backends.len()).map(BackendId);
+    let machines: Vec<_> = ids
+        .filter(|id| scope.backends[id.0].url.is_none())
+        .collect();
+    if machines.is_empty() && !scope.backends.is_empty() && !table.has("backends") {
+        let message = format!("no backend offers service {}", name.value);
+        problems.at(codes::MISSING, &name.span, message).help(
+            "list one, as in backends = [\"cloud\"]: a backend with a url offers only what \
+             lists it",
+        );
+    }
+    machines
+}
+
+/// The backends that offer it: all machines, unless they are listed.
+fn backends(
+    scope: &Scope<'_>,
+    name: &At<String>,
+    table: &Table,
+    problems: &mut Problems<'_>,
+) -> Vec<BackendId> {
     let Some(At { value: names, span }) = table.get::<&[At<String>]>("backends") else {
-        return (0..scope.backends.len()).map(BackendId).collect();
+        return machines(scope, name, table, problems);
     };
     if names.is_empty() {
         problems
@@ -118,12 +182,21 @@ fn one_address_each(
 ) {
     let mut taken: HashMap<(String, u16), (&Service, BackendId)> = HashMap::new();
     for (service, span) in services {
-        for id in service.backends.iter().filter(|_| service.port != 0) {
-            let address = (scope.backends[id.0].host.to_ascii_lowercase(), service.port);
+        for id in service
+            .backends
+            .iter()
+            .filter(|id| scope.port(service, **id) != 0)
+        {
+            let host = scope.backends[id.0].host.to_ascii_lowercase();
+            let address = (host, scope.port(service, *id));
             let Some((first, on)) = taken.get(&address) else {
                 taken.insert(address, (service, *id));
                 continue;
             };
+            if id == on && scope.backends[id.0].url.is_some() {
+                // Told as what it is: a url of two services.
+                continue;
+            }
             let [here, there] = [*id, *on].map(|id| &scope.backends[id.0].name);
             let (host, port) = address;
             let message = format!(

@@ -33,6 +33,7 @@ pub(crate) struct Macs {
 pub(crate) struct App {
     pub(crate) data: SocketAddr,
     pub(crate) admin: SocketAddr,
+    ports: Vec<(&'static str, SocketAddr)>,
     dir: TempDir,
     lines: Mutex<Receiver<Line>>,
     draining: watch::Sender<bool>,
@@ -154,11 +155,14 @@ impl App {
             product.data_address().unwrap(),
             product.admin_address().unwrap(),
         );
+        let own = |service| Some((service, product.service_address(service)?));
+        let ports = ["ollama", "qdrant"].into_iter().filter_map(own).collect();
         let (log, lines) = AccessLog::channel(product.metrics());
         let (serve, control, draining) = product.split(log);
         Self {
             data,
             admin,
+            ports,
             dir,
             lines: Mutex::new(lines),
             draining,
@@ -169,6 +173,12 @@ impl App {
 
     pub(crate) async fn client(&self) -> Client {
         Client::connect(self.data).await
+    }
+
+    /// The address of a service's own.
+    pub(crate) fn port(&self, service: &str) -> SocketAddr {
+        let own = self.ports.iter().find(|(name, _)| *name == service);
+        own.unwrap().1
     }
 
     /// Asks on a connection of its own.

@@ -6,4 +6,5 @@ pub(crate) mod http;
 pub(crate) mod log;
 pub(crate) mod tailscaled;
 pub(crate) mod time;
+pub(crate) mod tls;
 pub(crate) mod upstream;

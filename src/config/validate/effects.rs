@@ -1,0 +1,93 @@
+//! `effects`: what requests to a service of kind `http` may do, where the method does not tell.
+
+use http::Method;
+
+use crate::api::rules::{Pattern, Rule};
+use crate::config::codes;
+use crate::config::problem::{Problems, quote};
+use crate::config::raw::{At, Table};
+use crate::words::effect::Effect;
+use crate::words::names::Kind;
+
+/// The rules under `effects`; `None` if there is no such key.
+pub(super) fn read(table: &Table, kind: Kind, problems: &mut Problems<'_>) -> Option<Vec<Rule>> {
+    let tables = table.tables("effects")?;
+    if kind != Kind::Http {
+        problems
+            .at(
+                codes::VALUE,
+                table.span_of("effects"),
+                format!("effects are for kind http, and this is {kind}"),
+            )
+            .help("remove it: what each of its requests does is known");
+        return None;
+    }
+    Some(
+        tables
+            .iter()
+            .filter_map(|table| rule(table, problems))
+            .collect(),
+    )
+}
+
+fn rule(table: &Table, problems: &mut Problems<'_>) -> Option<Rule> {
+    let methods = each(table, "methods", problems, method);
+    let paths = each(table, "paths", problems, Pattern::new);
+    if !table.has("methods") && !table.has("paths") {
+        problems
+            .at(
+                codes::VALUE,
+                table.span_of("effect"),
+                "this rule matches every request",
+            )
+            .help("say which it is for, by methods = [..], paths = [..] or both");
+    }
+    let word = table.get::<&str>("effect")?.value;
+    let effect = Effect::ALL
+        .into_iter()
+        .find(|effect| effect.as_str() == word)?;
+    Some(Rule {
+        methods,
+        paths,
+        effect,
+    })
+}
+
+/// The entries of a list that are right.
+fn each<T>(
+    table: &Table,
+    key: &str,
+    problems: &mut Problems<'_>,
+    read: impl Fn(&str) -> Result<T, &'static str>,
+) -> Vec<T> {
+    let Some(At { value, span }) = table.get::<&[At<String>]>(key) else {
+        return Vec::new();
+    };
+    if value.is_empty() {
+        problems
+            .at(codes::VALUE, &span, format!("{key} names none"))
+            .help("name one, or leave the key out for all");
+    }
+    let mut found = Vec::new();
+    for At { value, span } in value {
+        match read(value) {
+            Ok(one) => found.push(one),
+            Err(help) => {
+                let message = format!("{key} cannot have {}", quote(value));
+                problems.at(codes::VALUE, span, message).help(help);
+            }
+        }
+    }
+    found
+}
+
+fn method(text: &str) -> Result<Method, &'static str> {
+    let upper = text
+        .bytes()
+        .all(|byte| byte.is_ascii_uppercase() || byte == b'-');
+    let known = Method::from_bytes(text.as_bytes());
+    known
+        .ok()
+        .filter(|_| upper)
+        .ok_or("write a method in capitals, such as \"POST\"")
+}

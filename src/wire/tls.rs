@@ -1,0 +1,151 @@
+//! TLS to a server: whom to trust, the handshake, and what it means when that fails.
+//!
+//! Owns rustls' settings. They are made when the first connection needs them, never at the start,
+//! and shared by all that trust the same. Invariant: every connection is a full handshake, so an
+//! expired certificate is noticed at the next dial; the name checked, and sent as SNI, is the host
+//! that is dialled.
+
+use std::io::{self, ErrorKind};
+use std::sync::{Arc, OnceLock};
+
+use rustls::client::Resumption;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{CertificateError, ClientConfig, Error, InvalidMessage, RootCertStore};
+use tokio_rustls::TlsConnector;
+
+use super::stream::Stream;
+use crate::words::outcome::{Failure, Kind};
+
+/// The settings of all that trust the public roots.
+static PUBLIC: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+
+/// TLS to servers that the same roots vouch for.
+#[derive(Debug)]
+pub struct Tls {
+    /// `None`: the public ones.
+    roots: Option<Vec<CertificateDer<'static>>>,
+    own: OnceLock<Arc<ClientConfig>>,
+}
+
+impl Tls {
+    /// TLS that trusts `roots`, or the public ones.
+    pub fn trusting(roots: Option<Vec<CertificateDer<'static>>>) -> Self {
+        Self {
+            roots,
+            own: OnceLock::new(),
+        }
+    }
+
+    /// Speaks TLS over `stream`, as a client of `host`.
+    pub(super) async fn shake(&self, host: &str, stream: Stream) -> Result<Stream, Failure> {
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| untrusted(format!("no certificate can be for {host:?}")))?;
+        let shaken = TlsConnector::from(self.settings()?).connect(name, stream);
+        let shaken = shaken.await.map_err(|error| failure(host, &error))?;
+        Ok(Stream::tls(shaken))
+    }
+
+    fn settings(&self) -> Result<Arc<ClientConfig>, Failure> {
+        let (cell, roots) = match &self.roots {
+            None => (&PUBLIC, None),
+            Some(roots) => (&self.own, Some(roots)),
+        };
+        if let Some(made) = cell.get() {
+            return Ok(Arc::clone(made));
+        }
+        let made = settings(roots.map(Vec::as_slice))
+            .map_err(|error| Failure::unsent(Kind::Tls, error.to_string()))?;
+        Ok(Arc::clone(cell.get_or_init(|| Arc::new(made))))
+    }
+}
+
+fn settings(roots: Option<&[CertificateDer<'static>]>) -> Result<ClientConfig, Error> {
+    let mut store = RootCertStore::empty();
+    match roots {
+        None => store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+        // That each can be added was found when the configuration was read.
+        Some(roots) => drop(store.add_parsable_certificates(roots.iter().cloned())),
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut settings = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(store)
+        .with_no_client_auth();
+    settings.alpn_protocols = vec![b"http/1.1".to_vec()];
+    settings.resumption = Resumption::disabled();
+    Ok(settings)
+}
+
+/// What a handshake that failed means.
+fn failure(host: &str, error: &io::Error) -> Failure {
+    let tls = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<Error>());
+    match tls {
+        Some(Error::InvalidCertificate(why)) => untrusted(certificate(host, why)),
+        Some(Error::NoCertificatesPresented) => untrusted("the server has none".to_owned()),
+        Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
+            odd("what answers does not speak TLS: is the url to begin with http://?".to_owned())
+        }
+        Some(Error::AlertReceived(alert)) => odd(format!("the server refused it: {alert:?}")),
+        Some(Error::PeerIncompatible(why)) => {
+            odd(format!("the server speaks no TLS that we do: {why:?}"))
+        }
+        Some(other) => odd(other.to_string()),
+        None if error.kind() == ErrorKind::UnexpectedEof => {
+            odd("the server closed the connection in the handshake".to_owned())
+        }
+        None => odd(format!("in the handshake: {error}")),
+    }
+}
+
+/// What is wrong with a certificate, for people.
+fn certificate(host: &str, why: &CertificateError) -> String {
+    match why {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "it has expired".to_owned()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "it is not valid yet".to_owned()
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            format!("it is not for {host}")
+        }
+        CertificateError::UnknownIssuer => "its issuer is unknown".to_owned(),
+        CertificateError::BadSignature => "its signature is wrong".to_owned(),
+        CertificateError::BadEncoding => "it cannot be read".to_owned(),
+        CertificateError::Revoked => "it was revoked".to_owned(),
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "it is not for servers".to_owned()
+        }
+        other => format!("{other}"),
+    }
+}
+
+fn untrusted(detail: String) -> Failure {
+    Failure::unsent(Kind::Certificate, detail)
+}
+
+fn odd(detail: String) -> Failure {
+    Failure::unsent(Kind::Tls, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_made_once_for_all_that_trust_the_same() {
+        let (one, other) = (Tls::trusting(None), Tls::trusting(None));
+        let made = one.settings().unwrap();
+        assert!(Arc::ptr_eq(&made, &one.settings().unwrap()));
+        assert!(Arc::ptr_eq(&made, &other.settings().unwrap()));
+        assert_eq!(made.alpn_protocols, [b"http/1.1"]);
+        let own = Tls::trusting(Some(Vec::new()));
+        assert!(!Arc::ptr_eq(&made, &own.settings().unwrap()));
+        assert!(Arc::ptr_eq(
+            &own.settings().unwrap(),
+            &own.settings().unwrap()
+        ));
+    }
+}
