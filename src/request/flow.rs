@@ -13,7 +13,7 @@ use super::peer::Peer;
 use super::record::Record;
 use super::rules::{self, Refusal};
 use super::stream::Downstream;
-use super::{Proxy, payload, respond, tunnel};
+use super::{Proxy, headers, payload, respond, tunnel};
 use crate::plan::route::{match_route, upstream_path};
 use crate::words::outcome::{Failure, Kind};
 
@@ -36,7 +36,11 @@ pub(super) async fn serve(
     };
     let kind = live.snapshot.service(route.service).kind;
     let upstream = upstream_path(route, kind, &path);
-    let mut call = Call::new(&proxy, &live, &peer, route, request.method(), &upstream);
+    let mut call = Call::new(&proxy, &live, &peer, route, &request, &upstream);
+    if headers::goes_round(request.headers()) {
+        record.matched(&call);
+        return respond::goes_round(&call, record, id);
+    }
     call.upgrade = tunnel::wanted(route, &request);
     let on_upgrade = call
         .upgrade

@@ -18,6 +18,7 @@ mod peer;
 mod places;
 pub mod record;
 mod respond;
+mod rewrite;
 mod rules;
 mod stream;
 mod tunnel;

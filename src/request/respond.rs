@@ -50,11 +50,12 @@ pub(super) fn pass_on(
     } = answered;
     let (mut parts, body) = response.into_parts();
     record.answered(parts.status, Some(active_name(call)));
-    headers::for_client(&mut parts.headers, call.route);
+    headers::for_client(&mut parts.headers, parts.version, &call.view(&endpoint));
     parts
         .headers
         .insert(BACKEND, value(endpoint.key.backend.as_str()));
     parts.headers.insert(REASON, value(record.reason()));
+    // Ours wins over the upstream's: it is the one in our log, and in what the client sent.
     parts.headers.insert(REQUEST_ID, id);
     let watch = Watch::new(call.idle_bound(), call.total);
     let peer = Arc::clone(call.peer);
@@ -176,6 +177,18 @@ pub(super) fn failed(
         record,
         id,
     )
+}
+
+/// Says that a backend's address leads back to us (RFC 5842 7.2).
+pub(super) fn goes_round(call: &Call<'_>, record: Record, id: HeaderValue) -> Response<Downstream> {
+    let mut problem = Problem::new(StatusCode::LOOP_DETECTED, "loop");
+    problem.proxy_error = "proxy_loop_detected";
+    problem.text = format!(
+        "{} for {} has passed through tailhop again and again, as its Via header says: the address of a backend leads back to tailhop itself. Nothing was sent. Correct `host` or `port` in routing.toml.",
+        a_request(call),
+        call.service().name,
+    );
+    write(call.service().kind, call.path, &problem, record, id)
 }
 
 /// Says that no route leads anywhere.
