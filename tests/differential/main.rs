@@ -1,0 +1,134 @@
+//! The differential run: generated requests through tailhop and through nginx, to origins that
+//! record every byte. What differs must be in the list of `rules`; nothing may be smuggled, and
+//! tailhop must be alive and silent at the end.
+//!
+//!     TAILHOP_DIFFERENTIAL=20000  how many requests, 2,000 unless told otherwise
+//!     TAILHOP_SEED=1              which ones
+//!
+//! Where nginx is missing it is skipped with the reason, or fails with `TAILHOP_REQUIRE_RIG=1`.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod changes;
+mod client;
+mod compare;
+mod generate;
+mod origin;
+mod proxies;
+mod rules;
+mod summary;
+
+use std::io::Write as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use compare::{Outcome, differences};
+use generate::Script;
+use origin::Origin;
+use proxies::{Nginx, Tailhop};
+use summary::Summary;
+
+/// Connections at once; each side has an origin of its own for each.
+const WORKERS: usize = 6;
+
+#[test]
+fn generated_requests_reach_the_origin_as_through_nginx() {
+    let origins: [Vec<Origin>; 2] =
+        std::array::from_fn(|_| (0..WORKERS).map(|_| Origin::start()).collect());
+    let [ours, theirs] = &origins;
+    let Some(nginx) = Nginx::start(theirs) else {
+        let required = std::env::var_os("TAILHOP_REQUIRE_RIG").is_some_and(|value| value == "1");
+        assert!(
+            !required,
+            "nginx is required and missing: tests/differential/install.sh"
+        );
+        tell("skipped: nginx is missing");
+        return;
+    };
+    let mut tailhop = Tailhop::start(ours);
+    let (wanted, seed) = (
+        number("TAILHOP_DIFFERENTIAL", 2000),
+        number("TAILHOP_SEED", 1),
+    );
+    let (next, compared) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let summary = Arc::<Mutex<Summary>>::default();
+    thread::scope(|scope| {
+        for worker in 0..WORKERS {
+            let (next, compared, summary) = (&next, &compared, &summary);
+            let sides = [
+                (tailhop.place, &ours[worker]),
+                (nginx.places[worker], &theirs[worker]),
+            ];
+            scope.spawn(move || {
+                while compared.load(Ordering::Relaxed) < wanted {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let script = Script::generate(seed as u64, number, worker);
+                    let [tailhop, nginx] = sides.map(|(place, origin)| {
+                        let (answers, end) = client::play(place, &script);
+                        let record = origin.take();
+                        Outcome {
+                            answers,
+                            end,
+                            record,
+                        }
+                    });
+                    let judged = judge(
+                        &script,
+                        number,
+                        &tailhop,
+                        &nginx,
+                        &mut summary.lock().unwrap(),
+                    );
+                    compared.fetch_add(judged, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    let summary = summary.lock().unwrap();
+    tell(&summary.to_string());
+    assert_eq!(tailhop.crash(), None, "tailhop crashed");
+    let wrong = [&summary.smuggled[..], &summary.defects[..]].concat();
+    assert!(
+        wrong.is_empty(),
+        "{} defects:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+}
+
+/// Compares request by request, up to the first after which the two are out of step; how many.
+fn judge(
+    script: &Script,
+    number: usize,
+    tailhop: &Outcome,
+    nginx: &Outcome,
+    into: &mut Summary,
+) -> usize {
+    for smuggled in tailhop.smuggled() {
+        let bytes = script.bytes.escape_ascii();
+        into.smuggled
+            .push(format!("#{number} {smuggled}\n  sent {bytes}"));
+    }
+    into.of_nginx += nginx.smuggled().len();
+    for (place, request) in script.requests.iter().enumerate() {
+        let (ours, theirs) = (tailhop.fate(place), nginx.fate(place));
+        let found = differences(request, ours, theirs);
+        into.count(number, request, ours, &found);
+        let over = ours.status.is_none() || theirs.status.is_none();
+        if over || ours.seen.is_some() != theirs.seen.is_some() {
+            into.uncompared += script.requests.len() - place - 1;
+            return place + 1;
+        }
+    }
+    script.requests.len()
+}
+
+fn number(variable: &str, default: usize) -> usize {
+    std::env::var(variable).map_or(default, |value| value.parse().unwrap())
+}
+
+/// Says something that the test harness must not swallow.
+fn tell(words: &str) {
+    let _ = writeln!(std::io::stderr(), "{words}");
+}
