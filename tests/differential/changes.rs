@@ -150,6 +150,17 @@ pub(crate) const ODD: &[(&str, Change)] = &[
     ("odd field names", |it, random| {
         it.field(random.of(&[b"X!Y: 1", b"x.y: 1", b"1: 1", b"~: 1", b"X#$%&'*+^`|~: 1"]))
     }),
+    ("twice what is for once", |it, random| {
+        let line = random.of(&[
+            &b"Authorization: Bearer b"[..],
+            b"If-None-Match: \"y\"",
+            b"User-Agent: b",
+            b"Content-Type: text/plain",
+            b"Range: bytes=1-2",
+        ]);
+        it.field(line);
+        it.field(line);
+    }),
     ("many fields", |it, random| {
         for _ in 0..60 + random.below(30) {
             it.field(b"X-Many: 1");

@@ -17,6 +17,8 @@ pub(crate) struct Fate<'a> {
     /// `None`: the connection ended, or waits.
     pub(crate) status: Option<u16>,
     pub(crate) end: End,
+    /// Whether nothing was answered behind it.
+    pub(crate) last: bool,
     /// What reached the origin of it.
     pub(crate) seen: Option<&'a Seen>,
 }
@@ -32,6 +34,8 @@ pub(crate) enum What {
     Target,
     Headers,
     Body,
+    /// The same came of it, and one closed the connection behind it.
+    Ends,
 }
 
 /// One difference between the two.
@@ -50,6 +54,7 @@ impl Outcome {
         Fate {
             status: answer.map(|answer| answer.status),
             end: self.end,
+            last: place + 1 >= self.answers.len(),
             seen: serial.and_then(|it| self.record.seen.iter().find(|seen| seen.serial == it)),
         }
     }
@@ -74,7 +79,7 @@ impl Outcome {
 
 impl Fate<'_> {
     /// 2 for 200, 0 for none.
-    fn class(&self) -> u16 {
+    pub(crate) fn class(&self) -> u16 {
         self.status.unwrap_or(0) / 100
     }
 
@@ -116,6 +121,9 @@ pub(crate) fn differences<'a>(
         }
         (None, None) => all.extend((tailhop.word() != nginx.word()).then_some(What::Status)),
         _ => all.push(What::Reached),
+    }
+    if all.is_empty() && tailhop.last != nginx.last {
+        all.push(What::Ends);
     }
     all.into_iter()
         .map(|what| Difference {

@@ -162,7 +162,10 @@ impl Draft {
         };
         draft.fields.push(format!("X-Case: {mark}").into());
         for _ in 0..random.below(5) {
-            draft.field(random.of(&FIELDS));
+            let line = random.of(&FIELDS);
+            if !draft.fields.iter().any(|field| field == line) {
+                draft.field(line);
+            }
         }
         match (draft.method, random.below(3)) {
             (b"POST" | b"PUT" | b"PATCH", 0) => draft.chunks(b"3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n"),

@@ -4,6 +4,7 @@
 //!
 //!     TAILHOP_DIFFERENTIAL=20000  how many requests, 2,000 unless told otherwise
 //!     TAILHOP_SEED=1              which ones
+//!     TAILHOP_CASE=17             tells of connection 17 in full
 //!
 //! Where nginx is missing it is skipped with the reason, or fails with `TAILHOP_REQUIRE_RIG=1`.
 
@@ -51,6 +52,9 @@ fn generated_requests_reach_the_origin_as_through_nginx() {
         number("TAILHOP_DIFFERENTIAL", 2000),
         number("TAILHOP_SEED", 1),
     );
+    let wanted_case = std::env::var("TAILHOP_CASE")
+        .ok()
+        .and_then(|value| value.parse().ok());
     let (next, compared) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let summary = Arc::<Mutex<Summary>>::default();
     thread::scope(|scope| {
@@ -73,6 +77,9 @@ fn generated_requests_reach_the_origin_as_through_nginx() {
                             record,
                         }
                     });
+                    if wanted_case == Some(number) {
+                        tell(&told_in_full(&script, [&tailhop, &nginx]));
+                    }
                     let judged = judge(
                         &script,
                         number,
@@ -115,13 +122,33 @@ fn judge(
         let (ours, theirs) = (tailhop.fate(place), nginx.fate(place));
         let found = differences(request, ours, theirs);
         into.count(number, request, ours, &found);
-        let over = ours.status.is_none() || theirs.status.is_none();
-        if over || ours.seen.is_some() != theirs.seen.is_some() {
+        let apart = ours.last != theirs.last || ours.seen.is_some() != theirs.seen.is_some();
+        if ours.last || apart {
             into.uncompared += script.requests.len() - place - 1;
             return place + 1;
         }
     }
     script.requests.len()
+}
+
+/// One connection: what was sent, and what came of it on both sides.
+fn told_in_full(script: &Script, outcomes: [&Outcome; 2]) -> String {
+    let mut text = String::new();
+    for request in &script.requests {
+        text += &format!("{}: {}\n", request.class.name, request.bytes.escape_ascii());
+    }
+    for (side, outcome) in ["tailhop", "nginx"].into_iter().zip(outcomes) {
+        text += &format!("{side}: {:?}, {:?}\n", outcome.answers, outcome.end);
+        for seen in &outcome.record.seen {
+            let (method, target) = (seen.method.escape_ascii(), seen.target.escape_ascii());
+            text += &format!("  {} {method} {target}\n", seen.serial);
+        }
+        text += &format!(
+            "  faults {:?}, partial {}\n",
+            outcome.record.faults, outcome.record.partial
+        );
+    }
+    text
 }
 
 fn number(variable: &str, default: usize) -> usize {

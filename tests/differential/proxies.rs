@@ -178,9 +178,9 @@ fn configuration(places: &[SocketAddr], origins: &[Origin]) -> String {
            proxy_http_version 1.1; proxy_set_header Connection '';\n\
            proxy_buffering off; proxy_next_upstream off;\n\
            map $request_uri $rest {{\n\
-             '~^/[^/?]*(?<path>/.*)$' $path;\n\
-             '~^/[^/?]*(?<query>[?].*)$' /$query;\n\
-             '~^/[^/?]+$' /;\n\
+             '~^/o[0-9](?<path>/.*)$' $path;\n\
+             '~^/o[0-9](?<query>[?].*)$' /$query;\n\
+             '~^/o[0-9]$' /;\n\
              default '';\n\
            }}\n\
            {servers}\n\

@@ -20,6 +20,11 @@ pub(crate) const DATA: SocketAddr =
 pub(crate) const ADMIN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9484);
 
+/// The port of the object store on both Macs.
+pub(crate) const STORAGE: u16 = 9000;
+/// Its route, of which nothing is changed.
+pub(crate) const BUCKET: &str = "tailhop-files";
+
 /// What differs between the files of the tests.
 #[derive(Clone, Debug)]
 pub(crate) struct Routing {
@@ -29,6 +34,8 @@ pub(crate) struct Routing {
     pub(crate) hosts: [&'static str; 2],
     /// When the second backend becomes active.
     pub(crate) switch_at: String,
+    /// Whether there is an object store on both Macs.
+    pub(crate) store: bool,
 }
 
 impl Default for Routing {
@@ -38,6 +45,7 @@ impl Default for Routing {
             dial: "localapi",
             hosts: ["m1", "m2"],
             switch_at: "2099-01-01".into(),
+            store: false,
         }
     }
 }
@@ -118,7 +126,9 @@ impl Routing {
             dial,
             hosts: [first, second],
             switch_at,
+            store,
         } = self;
+        let store = store.then(routes_with_store).unwrap_or_default();
         let socket = rig.cr.socket();
         format!(
             r#"
@@ -138,6 +148,7 @@ impl Routing {
             [services]
             ollama = {{}}
             qdrant = {{}}
+            {store}
 
             [schedule]
             timezone = "Asia/Tokyo"
@@ -147,6 +158,17 @@ impl Routing {
             socket = socket.display(),
         )
     }
+}
+
+/// A service more, and the routes that there are with it.
+fn routes_with_store() -> String {
+    let plain = |service| format!("[[routes]]\npath = \"/{service}\"\nservice = \"{service}\"\n");
+    format!(
+        "storage = {{ kind = \"http\", port = {STORAGE} }}\n{}{}{}strip = false\nhost = \"preserve\"\n",
+        plain("ollama"),
+        plain("qdrant"),
+        format_args!("[[routes]]\npath = \"/{BUCKET}\"\nservice = \"storage\"\n"),
+    )
 }
 
 /// The binary under test: of this build, unless told otherwise.

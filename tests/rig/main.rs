@@ -410,7 +410,11 @@ fn python_clients_work_over_the_tailnet() {
             Ok(services) => services,
             Err(missing) => return parts::skip(&missing),
         };
-        let hop = Hop::start(rig, &Routing::default()).await;
+        let routing = Routing {
+            store: true,
+            ..Routing::default()
+        };
+        let hop = Hop::start(rig, &routing).await;
         let tests = services.run_pytest(rig).await;
         tell(&tests.said);
         assert!(tests.passed, "pytest failed\n{hop}");
