@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use crate::generate::Script;
 
-/// Silence that counts as waiting for more. Far longer than an answer takes on a busy machine
-/// would make every request that hangs by design cost as much.
-const SILENCE: Duration = Duration::from_millis(400);
+/// Silence that counts as waiting for more: what a request that hangs by design costs, and more
+/// than an answer takes on a busy machine.
+const SILENCE: Duration = Duration::from_secs(1);
+/// What a proxy may take to notice that a client left in the middle.
+const NOTICE: Duration = Duration::from_millis(50);
 
 /// One answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +20,8 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     /// The number that the origin gave it; `None`: it is the proxy's own.
     pub(crate) serial: Option<usize>,
+    /// Why tailhop refused, in its word.
+    pub(crate) reason: Option<String>,
 }
 
 /// How the connection ended.
@@ -57,7 +61,8 @@ pub(crate) fn play(place: SocketAddr, script: &Script) -> (Vec<Answer>, End) {
     while let Some(head) = reader.head() {
         let asked_head = script.requests.get(answers.len()).is_some_and(|it| it.head);
         let Some(answer) = reader.answer(&head, asked_head) else {
-            return (answers, End::Broken);
+            reader.end = Some(End::Broken);
+            break;
         };
         // A 1xx is no answer yet.
         answers.extend((answer.status >= 200).then_some(answer));
@@ -66,6 +71,10 @@ pub(crate) fn play(place: SocketAddr, script: &Script) -> (Vec<Answer>, End) {
         Some(End::Closed) if !reader.buffer.is_empty() => End::Broken,
         end => end.unwrap_or(End::Broken),
     };
+    drop(reader);
+    if end != End::Closed {
+        thread::sleep(NOTICE);
+    }
     (answers, end)
 }
 
@@ -96,8 +105,11 @@ impl Reader {
                 .find(|(name, _)| name.eq_ignore_ascii_case(wanted))
                 .map(|(_, value)| value.trim().to_owned())
         };
-        let bare = asked_head || status < 200 || status == 204 || status == 304;
+        let serial = field("x-serial").and_then(|serial| serial.parse().ok());
+        let to_head = serial.map_or(asked_head, |_: usize| field("x-bare").is_some());
+        let bare = to_head || status < 200 || status == 204 || status == 304;
         if bare {
+            // There is none.
         } else if field("transfer-encoding").is_some() {
             while self.chunk()? > 0 {}
         } else if let Some(length) = field("content-length") {
@@ -106,8 +118,12 @@ impl Reader {
             while self.more().is_some() {}
             self.buffer.clear();
         }
-        let serial = field("x-serial").and_then(|serial| serial.parse().ok());
-        Some(Answer { status, serial })
+        let reason = field("x-tailhop-reason");
+        Some(Answer {
+            status,
+            serial,
+            reason,
+        })
     }
 
     fn chunk(&mut self) -> Option<usize> {

@@ -17,8 +17,8 @@ pub(crate) struct Fate<'a> {
     /// `None`: the connection ended, or waits.
     pub(crate) status: Option<u16>,
     pub(crate) end: End,
-    /// Whether nothing was answered behind it.
-    pub(crate) last: bool,
+    /// Why tailhop refused it, in its word.
+    pub(crate) reason: Option<&'a str>,
     /// What reached the origin of it.
     pub(crate) seen: Option<&'a Seen>,
 }
@@ -34,8 +34,6 @@ pub(crate) enum What {
     Target,
     Headers,
     Body,
-    /// The same came of it, and one closed the connection behind it.
-    Ends,
 }
 
 /// One difference between the two.
@@ -44,7 +42,12 @@ pub(crate) struct Difference<'a> {
     pub(crate) request: &'a Request,
     pub(crate) tailhop: Fate<'a>,
     pub(crate) nginx: Fate<'a>,
+    /// The request before it on the connection, with its fates.
+    pub(crate) before: Option<Before<'a>>,
 }
+
+/// A request and its fates.
+pub(crate) type Before<'a> = (&'a Request, Fate<'a>, Fate<'a>);
 
 impl Outcome {
     /// What came of the request at `place`, as long as answers and requests run in step.
@@ -54,7 +57,7 @@ impl Outcome {
         Fate {
             status: answer.map(|answer| answer.status),
             end: self.end,
-            last: place + 1 >= self.answers.len(),
+            reason: answer.and_then(|answer| answer.reason.as_deref()),
             seen: serial.and_then(|it| self.record.seen.iter().find(|seen| seen.serial == it)),
         }
     }
@@ -102,6 +105,7 @@ pub(crate) fn differences<'a>(
     request: &'a Request,
     tailhop: Fate<'a>,
     nginx: Fate<'a>,
+    before: Option<Before<'a>>,
 ) -> Vec<Difference<'a>> {
     let mut all = Vec::new();
     match (tailhop.seen, nginx.seen) {
@@ -122,15 +126,13 @@ pub(crate) fn differences<'a>(
         (None, None) => all.extend((tailhop.word() != nginx.word()).then_some(What::Status)),
         _ => all.push(What::Reached),
     }
-    if all.is_empty() && tailhop.last != nginx.last {
-        all.push(What::Ends);
-    }
     all.into_iter()
         .map(|what| Difference {
             what,
             request,
             tailhop,
             nginx,
+            before,
         })
         .collect()
 }

@@ -118,15 +118,17 @@ fn judge(
             .push(format!("#{number} {smuggled}\n  sent {bytes}"));
     }
     into.of_nginx += nginx.smuggled().len();
+    let mut before = None;
     for (place, request) in script.requests.iter().enumerate() {
         let (ours, theirs) = (tailhop.fate(place), nginx.fate(place));
-        let found = differences(request, ours, theirs);
+        let found = differences(request, ours, theirs, before);
         into.count(number, request, ours, &found);
-        let apart = ours.last != theirs.last || ours.seen.is_some() != theirs.seen.is_some();
-        if ours.last || apart {
+        let over = ours.status.is_none() || theirs.status.is_none();
+        if over || ours.seen.is_some() != theirs.seen.is_some() {
             into.uncompared += script.requests.len() - place - 1;
             return place + 1;
         }
+        before = Some((request, ours, theirs));
     }
     script.requests.len()
 }

@@ -130,8 +130,13 @@ fn answer(seen: &Seen) -> Vec<u8> {
         2 => ("204 No Content", ""),
         _ => ("404 Not Found\r\ncontent-length: 4", "none"),
     };
-    let body = if seen.method == b"HEAD" { "" } else { body };
-    format!("HTTP/1.1 {head}\r\nx-serial: {serial}\r\n\r\n{body}").into_bytes()
+    // The client must know what was asked for in the end: bytes of one request may have gone to
+    // the method of the next.
+    let (body, mark) = match seen.method.as_slice() {
+        b"HEAD" => ("", "x-bare: 1\r\n"),
+        _ => (body, ""),
+    };
+    format!("HTTP/1.1 {head}\r\nx-serial: {serial}\r\n{mark}\r\n{body}").into_bytes()
 }
 
 struct Reader {

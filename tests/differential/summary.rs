@@ -50,7 +50,10 @@ impl Summary {
 /// Everything that is needed to look into a difference.
 fn describe(number: usize, difference: &Difference<'_>) -> String {
     let side = |fate: &Fate<'_>| match fate.seen {
-        None => format!("{:?}, {:?}", fate.status, fate.end),
+        None => {
+            let reason = fate.reason.unwrap_or("-");
+            format!("{:?}, {:?}, {reason}", fate.status, fate.end)
+        }
         Some(seen) => {
             let fields: String = (seen.headers.iter())
                 .map(|(name, value)| format!("{}: {}; ", name.escape_ascii(), clip(value, 80)))
