@@ -8,6 +8,7 @@ mod dial;
 mod ends;
 mod forward;
 mod framing;
+mod headers;
 mod limits;
 mod many;
 mod odd;
