@@ -147,7 +147,7 @@ const FIELDS: [&[u8]; 22] = [
 impl Draft {
     fn valid(origin: usize, mark: &str, random: &mut Random) -> Self {
         let mut target = format!("/o{origin}");
-        for _ in 0..1 + random.below(3) {
+        for _ in 0..=random.below(3) {
             target.push('/');
             target += random.of(&SEGMENTS);
         }
@@ -266,7 +266,7 @@ impl Script {
         let mut random = Random::new(seed ^ (number as u64).wrapping_mul(0x2545_f491_4f6c_dd1d));
         random.next();
         let mut requests = Vec::new();
-        for place in 0..1 + random.below(5) {
+        for place in 0..=random.below(5) {
             requests.push(request(origin, &format!("{number}-{place}"), &mut random));
         }
         let last = format!(

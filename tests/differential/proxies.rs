@@ -38,7 +38,7 @@ impl Tailhop {
     pub(crate) fn start(origins: &[Origin]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("routing.toml");
-        let services: String = (origins.iter().enumerate())
+        let services: Vec<_> = (origins.iter().enumerate())
             .map(|(number, origin)| {
                 format!(
                     "o{number} = {{ kind = \"http\", port = {} }}\n",
@@ -51,7 +51,8 @@ impl Tailhop {
              tailnet.dial = \"direct\"\n\
              backends.origin.host = \"127.0.0.1\"\n\
              schedule.default = \"origin\"\n\
-             [services]\n{services}"
+             [services]\n{}",
+            services.concat()
         );
         fs::write(&file, text).unwrap();
         let mut command = Command::new(binary());
@@ -154,7 +155,7 @@ impl Nginx {
 }
 
 fn configuration(places: &[SocketAddr], origins: &[Origin]) -> String {
-    let servers: String = (places.iter().zip(origins).enumerate())
+    let servers: Vec<_> = (places.iter().zip(origins).enumerate())
         .map(|(number, (place, origin))| {
             format!(
                 "upstream o{number} {{ server {origin}; keepalive 8; }}\n\
@@ -183,8 +184,9 @@ fn configuration(places: &[SocketAddr], origins: &[Origin]) -> String {
              '~^/o[0-9]$' /;\n\
              default '';\n\
            }}\n\
-           {servers}\n\
-         }}\n"
+           {}\n\
+         }}\n",
+        servers.concat()
     )
 }
 

@@ -94,11 +94,14 @@ pub(crate) const RULES: &[Rule] = &[
         "encoding",
         "RFC 9112 6.1: only chunked is understood"
     ),
-    refusal!(
-        "large-head",
-        "large-head",
-        "64 KiB hold a head here, and as many lines as hyper takes"
-    ),
+    Rule {
+        name: "large-head",
+        reason: "a head beyond 64 KiB may be refused, by each where its buffers end",
+        meets: |sent, it| {
+            let refused = refuses(it, "large-head") || refused_by_nginx(it);
+            refused && it.request.bytes.len() - sent.body.len() > 64 * 1024
+        },
+    },
     refusal!("long-target", "long-target", "16 KiB hold a target here"),
     refusal!(
         "fields-dropped-by-nginx",
@@ -193,6 +196,15 @@ pub(crate) const RULES: &[Rule] = &[
             it.tailhop.status == Some(400)
                 && it.nginx.end == End::Broken
                 && sent.has_bad_first_line()
+        },
+    },
+    Rule {
+        name: "http-2-preface",
+        reason: "RFC 9113 3.4: whoever begins in HTTP/2 reads no HTTP/1 answer; hyper closes, nginx answers 400",
+        meets: |sent, it| {
+            it.what == What::Status
+                && sent.first == b"PRI * HTTP/2.0"
+                && it.tailhop.end == End::Closed
         },
     },
     Rule {
@@ -325,7 +337,7 @@ impl<'a> Sent<'a> {
             let control = |byte: &u8| byte.is_ascii_control() && *byte != b'\t';
             name.is_empty() || !name.iter().all(|byte| is_token(*byte)) || value.iter().any(control)
         };
-        self.lines.iter().any(|line| bad(line))
+        self.lines.iter().any(bad)
     }
 
     /// Whether the chunks are not exactly as RFC 9112 7.1 has them.

@@ -33,15 +33,12 @@ impl Summary {
         let class = self.classes.entry(request.class).or_default();
         *class.entry(ours.word()).or_default() += 1;
         for difference in found {
-            match Rule::of(difference) {
-                Some(rule) => {
-                    *class.entry("differ").or_default() += 1;
-                    *self.rules.entry(rule.name).or_default() += 1;
-                }
-                None => {
-                    *class.entry("defects").or_default() += 1;
-                    self.defects.push(describe(number, difference));
-                }
+            if let Some(rule) = Rule::of(difference) {
+                *class.entry("differ").or_default() += 1;
+                *self.rules.entry(rule.name).or_default() += 1;
+            } else {
+                *class.entry("defects").or_default() += 1;
+                self.defects.push(describe(number, difference));
             }
         }
     }
@@ -55,14 +52,15 @@ fn describe(number: usize, difference: &Difference<'_>) -> String {
             format!("{:?}, {:?}, {reason}", fate.status, fate.end)
         }
         Some(seen) => {
-            let fields: String = (seen.headers.iter())
+            let fields: Vec<_> = (seen.headers.iter())
                 .map(|(name, value)| format!("{}: {}; ", name.escape_ascii(), clip(value, 80)))
                 .collect();
             format!(
-                "{:?} {} {} | {fields}| {}",
+                "{:?} {} {} | {}| {}",
                 fate.status,
                 seen.method.escape_ascii(),
                 clip(&seen.target, 200),
+                fields.concat(),
                 clip(&seen.body, 80)
             )
         }
