@@ -5,7 +5,8 @@
 //! was changed at random makes what another class makes on purpose.
 
 use crate::client::End;
-use crate::compare::{Difference, Fate, What, fields};
+use crate::compare::{Before, Difference, Fate, What, fields};
+use crate::generate::Request;
 
 /// Why two proxies may differ.
 pub(crate) struct Rule {
@@ -128,6 +129,14 @@ pub(crate) const RULES: &[Rule] = &[
             refuses(it, "client-body")
                 && sent.is_chunked()
                 && (sent.has_bad_chunks() || it.nginx.end == End::Waits)
+        },
+    },
+    Rule {
+        name: "behind-bad-chunks",
+        reason: "where chunks were written wrongly nothing behind them is believed; nginx reads on behind a bare LF",
+        meets: |_, it| {
+            let bad = |(before, ..): Before<'_>| Sent::of_request(before).has_bad_chunks();
+            refuses(it, "out-of-step") && it.before.is_some_and(bad)
         },
     },
     Rule {
@@ -270,14 +279,6 @@ struct Sent<'a> {
 
 impl<'a> Sent<'a> {
     fn of(difference: &Difference<'a>) -> Self {
-        let bytes = difference.request.bytes.trim_ascii_start();
-        let (_, body) = cut(bytes, b"\r\n\r\n");
-        // With the CR of its last line.
-        let head = &bytes[..bytes.len() - body.len() - if body.is_empty() { 0 } else { 3 }];
-        let mut lines = head.split(|byte| *byte == b'\n').map(without_cr);
-        let first = lines.next().unwrap_or_default();
-        let (method, rest) = cut(first, b" ");
-        let (target, _) = cut(rest, b" ");
         let leaves_bytes = |name| {
             matches!(
                 name,
@@ -285,12 +286,27 @@ impl<'a> Sent<'a> {
             )
         };
         Self {
+            pushed: (difference.before).is_some_and(|(it, ..)| leaves_bytes(it.class.name)),
+            ..Self::of_request(difference.request)
+        }
+    }
+
+    fn of_request(request: &'a Request) -> Self {
+        let bytes = request.bytes.trim_ascii_start();
+        let (_, body) = cut(bytes, b"\r\n\r\n");
+        // With the CR of its last line.
+        let head = &bytes[..bytes.len() - body.len() - if body.is_empty() { 0 } else { 3 }];
+        let mut lines = head.split(|byte| *byte == b'\n').map(without_cr);
+        let first = lines.next().unwrap_or_default();
+        let (method, rest) = cut(first, b" ");
+        let (target, _) = cut(rest, b" ");
+        Self {
             first,
             method,
             target,
             lines: lines.collect(),
             body,
-            pushed: (difference.before).is_some_and(|(it, ..)| leaves_bytes(it.class.name)),
+            pushed: false,
         }
     }
 
