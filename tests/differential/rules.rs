@@ -293,9 +293,9 @@ impl<'a> Sent<'a> {
 
     fn of_request(request: &'a Request) -> Self {
         let bytes = request.bytes.trim_ascii_start();
-        let (_, body) = cut(bytes, b"\r\n\r\n");
-        // With the CR of its last line.
-        let head = &bytes[..bytes.len() - body.len() - if body.is_empty() { 0 } else { 3 }];
+        let (head, body) = cut(bytes, b"\r\n\r\n");
+        // With the CR of its last line, which a value may end in.
+        let head = &bytes[..bytes.len().min(head.len() + 1)];
         let mut lines = head.split(|byte| *byte == b'\n').map(without_cr);
         let first = lines.next().unwrap_or_default();
         let (method, rest) = cut(first, b" ");
