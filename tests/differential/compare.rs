@@ -44,6 +44,8 @@ pub(crate) struct Difference<'a> {
     pub(crate) nginx: Fate<'a>,
     /// The request before it on the connection, with its fates.
     pub(crate) before: Option<Before<'a>>,
+    /// The request behind it.
+    pub(crate) next: Option<&'a Request>,
 }
 
 /// A request and its fates.
@@ -106,6 +108,7 @@ pub(crate) fn differences<'a>(
     tailhop: Fate<'a>,
     nginx: Fate<'a>,
     before: Option<Before<'a>>,
+    next: Option<&'a Request>,
 ) -> Vec<Difference<'a>> {
     let mut all = Vec::new();
     match (tailhop.seen, nginx.seen) {
@@ -133,6 +136,7 @@ pub(crate) fn differences<'a>(
             tailhop,
             nginx,
             before,
+            next,
         })
         .collect()
 }

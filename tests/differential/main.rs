@@ -142,7 +142,8 @@ fn judge(script: &Script, number: usize, outcomes: &[Outcome; 2], into: &mut Sum
     let mut before = None;
     for (place, request) in script.requests.iter().enumerate() {
         let (ours, theirs) = (tailhop.fate(place), nginx.fate(place));
-        let found = differences(request, ours, theirs, before);
+        let next = script.requests.get(place + 1);
+        let found = differences(request, ours, theirs, before, next);
         into.count(number, request, ours, &found);
         let over = ours.status.is_none() || theirs.status.is_none();
         if over || ours.seen.is_some() != theirs.seen.is_some() {

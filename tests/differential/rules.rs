@@ -86,11 +86,6 @@ pub(crate) const RULES: &[Rule] = &[
         "RFC 9110 7.6.1: Connection names what is for the recipient; nginx ignores it"
     ),
     refusal!(
-        "two-lengths",
-        "two-lengths",
-        "RFC 9112 6.3: two framings; nginx takes some of them"
-    ),
-    refusal!(
         "encoding",
         "encoding",
         "RFC 9112 6.1: only chunked is understood"
@@ -103,7 +98,6 @@ pub(crate) const RULES: &[Rule] = &[
             refused && it.request.bytes.len() - sent.body.len() > 64 * 1024
         },
     },
-    refusal!("long-target", "long-target", "16 KiB hold a target here"),
     refusal!(
         "fields-dropped-by-nginx",
         "bad-head",
@@ -113,7 +107,7 @@ pub(crate) const RULES: &[Rule] = &[
     refusal!(
         "first-line",
         "bad-head",
-        "RFC 9112 3: one space, two times, HTTP/1.0 or 1.1; nginx is lenient",
+        "RFC 9112 3: one space, two times, HTTP/1.0 or 1.1; nginx is lenient, down to HTTP/0.9",
         |sent| sent.has_bad_first_line()
     ),
     refusal!(
@@ -199,21 +193,13 @@ pub(crate) const RULES: &[Rule] = &[
         },
     },
     Rule {
-        name: "http-0.9",
-        reason: "a first line without a version is refused; nginx answers it as HTTP/0.9",
-        meets: |sent, it| {
-            it.tailhop.status == Some(400)
-                && it.nginx.end == End::Broken
-                && sent.has_bad_first_line()
-        },
-    },
-    Rule {
         name: "http-2-preface",
         reason: "RFC 9113 3.4: whoever begins in HTTP/2 reads no HTTP/1 answer; hyper closes, nginx answers 400",
-        meets: |sent, it| {
-            it.what == What::Status
-                && sent.first == b"PRI * HTTP/2.0"
-                && it.tailhop.end == End::Closed
+        meets: |_, it| {
+            let preface = |bytes: &[u8]| bytes.starts_with(b"PRI * HTTP/2.0\r\n");
+            let next = it.next.is_some_and(|next| preface(&next.bytes));
+            let here = preface(&it.request.bytes) || (next && it.tailhop.seen.is_none());
+            it.what == What::Status && here && it.tailhop.end == End::Closed
         },
     },
     Rule {
