@@ -13,6 +13,7 @@ use super::Proxy;
 use super::headers;
 use super::payload::Payload;
 use super::peer::Peer;
+use super::rewrite::View;
 use super::tunnel;
 use crate::api;
 use crate::config::snapshot::{Route, Service, Timeouts};
@@ -36,6 +37,10 @@ pub(super) struct Call<'a> {
     pub(super) meaning: Meaning,
     /// The path that the upstream sees, without the query.
     pub(super) path: &'a str,
+    /// The version that the client spoke.
+    version: Version,
+    /// The Host that the client named.
+    host: Option<HeaderValue>,
     /// When the whole request must have ended.
     pub(super) total: Option<Deadline>,
     /// Whether a backend may have read something of it that has no outcome yet.
@@ -45,16 +50,16 @@ pub(super) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    pub(super) fn new(
+    pub(super) fn new<B>(
         proxy: &'a Proxy,
         live: &'a Live,
         peer: &'a Arc<Peer>,
         route: &'a Route,
-        method: &Method,
+        request: &Request<B>,
         path: &'a str,
     ) -> Self {
         let kind = live.snapshot.service(route.service).kind;
-        let (meaning, _) = meaning(route, kind, method, path);
+        let (meaning, _) = meaning(route, kind, request.method(), path);
         let bounded = !api::is_transfer(meaning);
         let total = route
             .timeouts
@@ -68,6 +73,8 @@ impl<'a> Call<'a> {
             route,
             meaning,
             path,
+            version: request.version(),
+            host: request.headers().get(HOST).cloned(),
             total,
             sent: AtomicBool::new(false),
             upgrade: None,
@@ -80,6 +87,12 @@ impl<'a> Call<'a> {
 
     pub(super) fn timeouts(&self) -> &'a Timeouts {
         &self.route.timeouts
+    }
+
+    /// How its client sees the backend that is asked at `endpoint`.
+    pub(super) fn view<'v>(&'v self, endpoint: &'v Endpoint) -> View<'v> {
+        let secure = endpoint.place.tls.is_some();
+        headers::view(self.route, self.host.as_ref(), &endpoint.host, secure)
     }
 
     /// Where it may go, as things stand now.
@@ -136,7 +149,8 @@ impl Outbound {
         mut headers: HeaderMap,
         payload: Payload,
     ) -> Self {
-        headers::for_upstream(&mut headers, call.service().kind, call.path);
+        let kind = call.service().kind;
+        headers::for_upstream(&mut headers, call.version, kind, call.path);
         frame(&mut headers, &payload.body);
         if let Some(protocol) = &call.upgrade {
             tunnel::announce(&mut headers, protocol.clone());

@@ -14,7 +14,7 @@ use super::peer::Peer;
 use super::record::Record;
 use super::rules::{self, Refusal};
 use super::stream::Downstream;
-use super::{Proxy, payload, respond, token, tunnel};
+use super::{Proxy, headers, payload, respond, token, tunnel};
 use crate::plan::route::upstream_path;
 use crate::words::outcome::{Failure, Kind};
 
@@ -44,7 +44,7 @@ pub(super) async fn serve(
         };
     };
     let upstream = upstream_path(route, kind, &path);
-    let mut call = Call::new(&proxy, &live, &peer, route, request.method(), &upstream);
+    let mut call = Call::new(&proxy, &live, &peer, route, &request, &upstream);
     call.upgrade = tunnel::wanted(route, &request);
     let on_upgrade = call
         .upgrade
@@ -54,6 +54,10 @@ pub(super) async fn serve(
     if !welcome {
         peer.refused();
         return respond::unauthorized(&call, record, id);
+    }
+    if headers::goes_round(request.headers()) {
+        peer.refused();
+        return respond::goes_round(&call, record, id);
     }
     peer.upgrading(on_upgrade.is_some());
     forward(&call, request, on_upgrade, record, id).await

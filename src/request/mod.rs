@@ -19,6 +19,7 @@ mod peer;
 mod places;
 pub mod record;
 mod respond;
+mod rewrite;
 mod rules;
 mod stream;
 mod token;

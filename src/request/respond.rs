@@ -52,11 +52,12 @@ pub(super) fn pass_on(
     } = answered;
     let (mut parts, body) = response.into_parts();
     record.answered(parts.status, Some(active_name(call)));
-    headers::for_client(&mut parts.headers, call.route);
+    headers::for_client(&mut parts.headers, parts.version, &call.view(&endpoint));
     parts
         .headers
         .insert(BACKEND, value(endpoint.key.backend.as_str()));
     parts.headers.insert(REASON, value(record.reason()));
+    // Ours wins over the upstream's: it is the one in our log, and in what the client sent.
     parts.headers.insert(REQUEST_ID, id);
     let watch = Watch::new(call.idle_bound(), call.total);
     let peer = Arc::clone(call.peer);
@@ -79,10 +80,11 @@ pub(super) fn switch(
     let mut record = record;
     record.answered(StatusCode::SWITCHING_PROTOCOLS, Some(active_name(call)));
     let (parts, _) = answered.response.into_parts();
+    let spoken = parts.version;
     let mut response = Response::from_parts(parts, Downstream::Own(Bytes::new()));
     let headers = response.headers_mut();
     let protocol = headers.get(UPGRADE).cloned();
-    headers::for_client(headers, call.route);
+    headers::for_client(headers, spoken, &call.view(&answered.endpoint));
     tunnel::announce(headers, protocol.unwrap_or(HeaderValue::from_static("")));
     headers.insert(BACKEND, value(answered.endpoint.key.backend.as_str()));
     headers.insert(REASON, value(record.reason()));
@@ -204,6 +206,18 @@ fn challenge() -> Problem {
     problem.text += "this address asks for a token (listen.token in routing.toml): send it as \
                      `x-tailhop-token`, or as `Authorization: Bearer ..`. Nothing was sent.";
     problem
+}
+
+/// Says that a backend's address leads back to us (RFC 5842 7.2).
+pub(super) fn goes_round(call: &Call<'_>, record: Record, id: HeaderValue) -> Response<Downstream> {
+    let mut problem = Problem::new(StatusCode::LOOP_DETECTED, "loop");
+    problem.proxy_error = "proxy_loop_detected";
+    problem.text = format!(
+        "{} for {} has passed through tailhop again and again, as its Via header says: the address of a backend leads back to tailhop itself. Nothing was sent. Correct `host` or `port` in routing.toml.",
+        a_request(call),
+        call.service().name,
+    );
+    write(call.service().kind, call.path, &problem, record, id)
 }
 
 /// Says that no route leads anywhere.

@@ -9,6 +9,7 @@ mod effects;
 mod ends;
 mod forward;
 mod framing;
+mod headers;
 mod limits;
 mod many;
 mod odd;

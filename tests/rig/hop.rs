@@ -24,6 +24,10 @@ pub(crate) const ADMIN: SocketAddr =
 pub(crate) const OWN_OLLAMA: &str = "127.0.0.1:11434";
 /// The same for Qdrant.
 pub(crate) const OWN_QDRANT: &str = "127.0.0.1:6333";
+/// The port of the object store on both Macs.
+pub(crate) const STORAGE: u16 = 9000;
+/// Its route, of which nothing is changed.
+pub(crate) const BUCKET: &str = "tailhop-files";
 
 /// What differs between the files of the tests.
 #[derive(Clone, Debug)]
@@ -36,6 +40,8 @@ pub(crate) struct Routing {
     pub(crate) switch_at: String,
     /// Whether the services have addresses of their own.
     pub(crate) own_addresses: bool,
+    /// Whether there is an object store on both Macs.
+    pub(crate) store: bool,
 }
 
 impl Default for Routing {
@@ -46,6 +52,7 @@ impl Default for Routing {
             hosts: ["m1", "m2"],
             switch_at: "2099-01-01".into(),
             own_addresses: false,
+            store: false,
         }
     }
 }
@@ -127,11 +134,13 @@ impl Routing {
             hosts: [first, second],
             switch_at,
             own_addresses,
+            store,
         } = self;
         let own = |address: &str| {
             let listen = format!("listen = \"{address}\"");
             own_addresses.then_some(listen).unwrap_or_default()
         };
+        let store = store.then(routes_with_store).unwrap_or_default();
         let socket = rig.cr.socket();
         format!(
             r#"
@@ -151,6 +160,7 @@ impl Routing {
             [services]
             ollama = {{ {ollama} }}
             qdrant = {{ {qdrant} }}
+            {store}
 
             [schedule]
             timezone = "Asia/Tokyo"
@@ -162,6 +172,17 @@ impl Routing {
             qdrant = own(OWN_QDRANT),
         )
     }
+}
+
+/// A service more, and the routes that there are with it.
+fn routes_with_store() -> String {
+    let plain = |service| format!("[[routes]]\npath = \"/{service}\"\nservice = \"{service}\"\n");
+    format!(
+        "storage = {{ kind = \"http\", port = {STORAGE} }}\n{}{}{}strip = false\nhost = \"preserve\"\n",
+        plain("ollama"),
+        plain("qdrant"),
+        format_args!("[[routes]]\npath = \"/{BUCKET}\"\nservice = \"storage\"\n"),
+    )
 }
 
 /// The binary under test: of this build, unless told otherwise.

@@ -412,6 +412,7 @@ fn python_clients_work_over_the_tailnet() {
         };
         let routing = Routing {
             own_addresses: true,
+            store: true,
             ..Routing::default()
         };
         let hop = Hop::start(rig, &routing).await;

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::client;
-use super::hop::{ADMIN, DATA, OWN_OLLAMA, OWN_QDRANT};
+use super::hop::{ADMIN, BUCKET, DATA, OWN_OLLAMA, OWN_QDRANT, STORAGE};
 use super::mac::{OLLAMA, QDRANT};
 use super::net::Host;
 use super::parts::{Missing, part};
@@ -45,10 +45,11 @@ impl Services {
             let folder = rig.folder.join(format!("services-{}", node.host.name));
             copy_folder(&model, &folder.join("models")).expect("the model can be copied");
             let model_server = start_ollama(&node.host, &ollama, &folder);
-            let stand_in = start_stand_in(&node.host, &python, &folder);
+            let [stand_in, storage] = start_stand_ins(&node.host, &python, &folder);
             until_answering(&node.host, &model_server, OLLAMA, "/api/version");
             until_answering(&node.host, &stand_in, QDRANT, "/readyz");
-            servers.extend([model_server, stand_in]);
+            until_listening(&node.host, &storage);
+            servers.extend([model_server, stand_in, storage]);
         }
         Ok(Self {
             python,
@@ -72,6 +73,7 @@ impl Services {
             .env("TAILHOP_ADMIN_URL", format!("http://{ADMIN}"))
             .env("TAILHOP_OLLAMA_PORT", port(OWN_OLLAMA))
             .env("TAILHOP_QDRANT_PORT", port(OWN_QDRANT))
+            .env("TAILHOP_BUCKET", BUCKET)
             .envs(std::env::var_os("TAILHOP_UPDATE_GOLDEN").map(|on| ("TAILHOP_UPDATE_GOLDEN", on)))
             .args(["-m", "pytest", "-v", "-p", "no:cacheprovider", "--color=no"])
             .arg(clients());
@@ -97,17 +99,36 @@ fn start_ollama(host: &Host, ollama: &Path, folder: &Path) -> Process {
     Process::start(host, &mut command, &folder.join("ollama.log")).expect("ollama starts")
 }
 
-fn start_stand_in(host: &Host, python: &Path, folder: &Path) -> Process {
-    let mut command = Command::new(python);
-    command
-        .env_clear()
-        .env("HOME", folder)
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .arg(clients().join("qdrant_stand_in.py"))
-        .arg(format!("--listen=127.0.0.1:{QDRANT}"))
-        .arg("--data")
-        .arg(folder.join("qdrant"));
-    Process::start(host, &mut command, &folder.join("qdrant.log")).expect("the stand-in starts")
+fn start_stand_ins(host: &Host, python: &Path, folder: &Path) -> [Process; 2] {
+    let start = |script: &str, port: u16, more: &[&Path]| {
+        let mut command = Command::new(python);
+        command
+            .env_clear()
+            .env("HOME", folder)
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .arg(clients().join(format!("{script}.py")))
+            .arg(format!("--listen=127.0.0.1:{port}"))
+            .args(more);
+        let log = folder.join(format!("{script}.log"));
+        Process::start(host, &mut command, &log).expect("the stand-in starts")
+    };
+    let data = [Path::new("--data"), &folder.join("qdrant")];
+    [
+        start("qdrant_stand_in", QDRANT, &data),
+        start("storage_stand_in", STORAGE, &[]),
+    ]
+}
+
+/// The store answers 403 to whoever does not sign.
+fn until_listening(host: &Host, storage: &Process) {
+    host.run(async || {
+        let what = format_args!("the store of {} answers\n{storage}", host.name);
+        eventually(what, Duration::from_secs(20), async || {
+            let place = ([127, 0, 0, 1], STORAGE).into();
+            client::get(place, "/").await.ok().map(drop)
+        })
+        .await;
+    });
 }
 
 fn until_answering(host: &Host, server: &Process, port: u16, path: &str) {
