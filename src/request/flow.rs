@@ -93,6 +93,11 @@ async fn forward(
             return respond::failed(call, failure, record, id);
         }
     };
+    if call.peer.is_bad_body() {
+        call.peer.refused();
+        let failure = Failure::unsent(Kind::ClientBody, "its chunks do not end as HTTP says");
+        return respond::failed(call, failure, record, id);
+    }
     if payload.is_stream() {
         call.peer.body_waits();
     }

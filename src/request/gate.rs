@@ -7,7 +7,8 @@
 //!
 //! Invariant: it counts heads as hyper does, or it says so. Where a message leaves the grammar that
 //! both follow, hyper ends the connection; should it not, the request after that message is
-//! refused ([`Hidden::OutOfStep`]). Bytes are counted, never kept.
+//! refused ([`Hidden::OutOfStep`]), and so is that message if its body is read before it is sent.
+//! Bytes are counted, never kept.
 
 /// As much of a header line as decides: a name, and a length of 20 digits with room to spare.
 const LINE_KEPT: usize = 64;
@@ -36,6 +37,8 @@ pub(super) struct Scanner {
     heads: u64,
     /// The first request that must be refused, counted from 1, and why. Nothing is scanned after.
     hidden: Option<(u64, Hidden)>,
+    /// The request whose body leaves the grammar.
+    bad_body: Option<u64>,
     /// Bytes came after the last message's end.
     begun: bool,
 }
@@ -93,6 +96,7 @@ impl Scanner {
             head: Head::new(),
             heads: 0,
             hidden: None,
+            bad_body: None,
             begun: false,
         }
     }
@@ -102,6 +106,11 @@ impl Scanner {
         self.hidden
             .filter(|(first, _)| *first <= request)
             .map(|(_, why)| why)
+    }
+
+    /// Whether the body of the request with this number is none, whatever hyper made of it.
+    pub(super) fn is_bad_body(&self, request: u64) -> bool {
+        self.bad_body == Some(request)
     }
 
     /// Whether bytes came that belong to no request up to this number.
@@ -207,6 +216,7 @@ impl Scanner {
             self.state = State::Chunk(next);
         } else {
             self.hidden = Some((self.heads + 1, Hidden::OutOfStep));
+            self.bad_body = Some(self.heads);
             self.state = State::Off;
         }
         rest
@@ -233,7 +243,10 @@ impl Chunk {
             (DataLf, b'\n') => Some(SizeFirst),
             (TrailerFirst, b'\r') => Some(LastLf),
             (Trailer, b'\r') => Some(TrailerLf),
-            (TrailerFirst | Trailer, _) => Some(Trailer),
+            // hyper takes anything for a trailer, and what an upstream or a proxy before us reads as the
+            // next request would be lost in it: a line begins with a name and ends in CRLF.
+            (TrailerFirst, byte) if is_token(byte) => Some(Trailer),
+            (Trailer, byte) if byte != b'\n' => Some(Trailer),
             (TrailerLf, b'\n') => Some(TrailerFirst),
             _ => None,
         }
@@ -316,6 +329,15 @@ fn number(value: &[u8]) -> Option<u64> {
         .filter(|_| all)?
         .parse()
         .ok()
+}
+
+/// A byte of a name (RFC 9110 5.6.2).
+const fn is_token(byte: u8) -> bool {
+    matches!(
+        byte,
+        b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~'
+            | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z'
+    )
 }
 
 /// A size with one more hexadecimal digit, if it is one and fits.

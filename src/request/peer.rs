@@ -83,6 +83,12 @@ impl Peer {
         state.scanner.hidden(state.requests)
     }
 
+    /// Whether the body of the request, which was read, is none, though hyper took it for one.
+    pub(super) fn is_bad_body(&self) -> bool {
+        let state = self.state();
+        state.scanner.is_bad_body(state.requests)
+    }
+
     /// The body of the request waits to be read.
     pub(super) fn body_waits(&self) {
         self.state().unread = true;
