@@ -78,10 +78,11 @@ pub(super) fn switch(
     let mut record = record;
     record.answered(StatusCode::SWITCHING_PROTOCOLS, Some(active_name(call)));
     let (parts, _) = answered.response.into_parts();
+    let spoken = parts.version;
     let mut response = Response::from_parts(parts, Downstream::Own(Bytes::new()));
     let headers = response.headers_mut();
     let protocol = headers.get(UPGRADE).cloned();
-    headers::for_client(headers, call.route);
+    headers::for_client(headers, spoken, &call.view(&answered.endpoint));
     tunnel::announce(headers, protocol.unwrap_or(HeaderValue::from_static("")));
     headers.insert(BACKEND, value(answered.endpoint.key.backend.as_str()));
     headers.insert(REASON, value(record.reason()));
