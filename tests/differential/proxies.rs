@@ -119,7 +119,7 @@ impl Nginx {
             .into_iter()
             .find(|path| fs::exists(path).unwrap_or(false))?;
         let folder = tempfile::tempdir().unwrap();
-        let places: Vec<_> = origins.iter().map(|_| free_place()).collect();
+        let places = free_places(origins.len());
         let file = folder.path().join("nginx.conf");
         fs::write(&file, configuration(&places, origins)).unwrap();
         let log = folder.path().join("error.log");
@@ -190,8 +190,9 @@ fn configuration(places: &[SocketAddr], origins: &[Origin]) -> String {
     )
 }
 
-/// An address that was free a moment ago.
-fn free_place() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
+/// Different addresses that were free a moment ago.
+fn free_places(count: usize) -> Vec<SocketAddr> {
+    let bind = |_| TcpListener::bind("127.0.0.1:0").unwrap();
+    let held: Vec<_> = (0..count).map(bind).collect();
+    held.iter().map(|it| it.local_addr().unwrap()).collect()
 }

@@ -166,6 +166,19 @@ pub(crate) const RULES: &[Rule] = &[
         meets: |sent, it| refused_by_nginx(it) && sent.repeats_a_field(),
     },
     Rule {
+        name: "tabs-of-nginx",
+        reason: "RFC 9110 5.6.3: the space around a value may be tabs; nginx takes spaces only in the fields that it reads",
+        meets: |sent, it| {
+            let tabbed = |line: &&[u8]| {
+                let (_, value) = cut(line, b":");
+                let edges = value.iter().find(|byte| **byte != b' ').into_iter();
+                let edges = edges.chain(value.iter().rfind(|byte| **byte != b' '));
+                edges.into_iter().any(|byte| *byte == b'\t')
+            };
+            refused_by_nginx(it) && sent.lines.iter().any(tabbed)
+        },
+    },
+    Rule {
         name: "names-of-nginx",
         reason: "RFC 9110 5.1: a name is any token; nginx drops names with other bytes than letters, digits, - and _",
         meets: |_, it| {
