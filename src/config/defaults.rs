@@ -30,6 +30,9 @@ pub const ZONE: &str = "UTC";
 /// What a bare tailnet name is completed with.
 pub const SUFFIX: &str = "ts.net";
 
+/// A lost SYN is sent again after a second at the earliest; most dials take a tenth of this.
+const RACE: Duration = Duration::from_millis(250);
+
 /// One dial. A path that was lost takes 8 s to reach the relay by itself.
 const CONNECT: Duration = Duration::from_secs(10);
 /// One probe: a healthy Mac answers one in milliseconds, over a relay in less than a second.
@@ -82,6 +85,7 @@ pub const fn fallback(kind: Kind) -> Fallback {
 pub const fn timeouts(kind: Kind, on_cloud_run: bool) -> Timeouts {
     let qdrant = matches!(kind, Kind::Qdrant);
     Timeouts {
+        race: RACE,
         connect: CONNECT,
         wait: if matches!(kind, Kind::Ollama) {
             WAIT_OLLAMA

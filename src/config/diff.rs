@@ -110,6 +110,7 @@ fn tailnet(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
     );
     let [was, is] = [old, new].map(|tailnet| tailnet.socket.display().to_string());
     changes.value("tailnet", "socket", &was, &is);
+    changes.value("tailnet", "repair", &old.repair, &new.repair);
     changes.value("tailnet", "proxy", &old.proxy, &new.proxy);
 }
 
@@ -278,6 +279,7 @@ fn offered(snapshot: &Snapshot, service: &Service) -> String {
 
 fn timeouts(subject: &str, old: &Timeouts, new: &Timeouts, changes: &mut Changes) {
     for (what, old, new) in [
+        ("race", old.race, new.race),
         ("connect", old.connect, new.connect),
         ("wait", old.wait, new.wait),
         ("start", old.start, new.start),

@@ -101,6 +101,7 @@ pub(super) const ROOT: &[Row] = &[
             ),
             row("socket", Shape::Text),
             row("proxy", Shape::Address),
+            row("repair", Shape::Flag),
         ]),
     ),
     row(
@@ -190,6 +191,7 @@ const EFFECTS: &[Row] = &[
 ];
 
 const TIMEOUTS: &[Row] = &[
+    row("race", Shape::Duration),
     row("connect", Shape::Duration),
     row("wait", Shape::Duration),
     row("start", Shape::Duration),

@@ -91,6 +91,8 @@ pub struct Tailnet {
     pub socket: PathBuf,
     /// tailscaled's SOCKS5 and HTTP proxy.
     pub proxy: SocketAddr,
+    /// Whether the tunnel may be repaired through LocalAPI.
+    pub repair: bool,
 }
 
 /// Which way to dial.
@@ -193,6 +195,8 @@ pub enum Fallback {
 /// The bounds of a request, all in real time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
+    /// A dial's head start before a second one begins; adapted to each endpoint's own dials.
+    pub race: Duration,
     /// One dial.
     pub connect: Duration,
     /// How long a request that no candidate can take waits before its 503.

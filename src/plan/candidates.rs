@@ -130,7 +130,7 @@ impl Rank {
     fn of(verdict: Verdict) -> Self {
         match verdict {
             Verdict::Unknown | Verdict::Up => Self::Able,
-            Verdict::Suspect => Self::Suspect,
+            Verdict::Suspect | Verdict::Returning => Self::Suspect,
             // A refusal comes back at once; a silent machine costs a whole dial.
             Verdict::Down => Self::Down,
             Verdict::Asleep => Self::Asleep,

@@ -87,6 +87,7 @@ fn main_system() -> Snapshot {
             dial: DialWay::Direct,
             socket: "s".into(),
             proxy: local(1055),
+            repair: true,
         },
         backends: vec![backend("macbook-m1"), backend("mac-dev1")],
         services: vec![
@@ -113,6 +114,7 @@ fn main_system() -> Snapshot {
 fn timeouts() -> Timeouts {
     let s = std::time::Duration::from_secs;
     Timeouts {
+        race: std::time::Duration::from_millis(250),
         connect: s(10),
         wait: s(4),
         start: s(4),

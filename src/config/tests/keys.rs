@@ -40,7 +40,7 @@ fn example(path: &str) -> &'static str {
         "services.N.fallback" => "\"none\"",
         "services.N.backends" => "[\"N\"]",
         "routes.path" => "\"/other\"",
-        "routes.strip" | "pin.writes" => "false",
+        "routes.strip" | "pin.writes" | "tailnet.repair" => "false",
         "routes.host" => "\"preserve\"",
         "routes.upgrade" => "[\"websocket\"]",
         "schedule.timezone" => "\"Asia/Tokyo\"",

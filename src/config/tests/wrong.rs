@@ -84,8 +84,8 @@ fn an_unknown_key_names_the_key_that_was_meant() {
             "in [[routes]]",
         ),
         (
-            "[tailnet]\nrepair = true\n",
-            "known here: \"name\", \"dial\", \"socket\", \"proxy\"",
+            "[tailnet]\nkeepalive = true\n",
+            "known here: \"name\", \"dial\", \"socket\", \"proxy\", \"repair\"",
         ),
     ] {
         let (code, place, text) = one(&file(more), &[]);
@@ -118,7 +118,6 @@ fn a_key_that_does_nothing_yet_is_unknown() {
         "include = [\"x\"]\n",
         "[services.web]\nport = 1\nrequire = {}\n",
         "[services.web]\nport = 1\ngrpc_port = 2\n",
-        "[timeouts]\nrace = \"1s\"\n",
         "[admin]\ntailnet = []\n",
     ] {
         assert_eq!(one(&file(more), &[]).0, "E011", "{more}");

@@ -52,6 +52,9 @@ pub(super) fn tailnet(scope: &Scope<'_>, problems: &mut Problems<'_>) -> Tailnet
         dial: dial.map_or(DialWay::Auto, |(_, way)| *way),
         socket: socket(table, problems).unwrap_or_else(|| PathBuf::from(defaults::SOCKET)),
         proxy: proxy(table, problems).unwrap_or(defaults::PROXY),
+        repair: table
+            .get::<bool>("repair")
+            .is_none_or(|repair| repair.value),
     }
 }
 

@@ -21,6 +21,7 @@ pub(super) fn defaults(scope: &Scope<'_>, kind: Kind, problems: &mut Problems<'_
 pub(super) fn over(mut base: Timeouts, table: &Table, problems: &mut Problems<'_>) -> Timeouts {
     let length = |key: &str| table.get::<Duration>(key).map(|length| length.value);
     for (key, bound) in [
+        ("race", &mut base.race),
         ("connect", &mut base.connect),
         ("wait", &mut base.wait),
         ("start", &mut base.start),
@@ -45,7 +46,7 @@ pub(super) fn over(mut base: Timeouts, table: &Table, problems: &mut Problems<'_
 /// Warns of bounds that are set here and end after `total` has ended the request.
 fn never_fires(total: Option<Duration>, table: &Table, problems: &mut Problems<'_>) {
     let Some(total) = total else { return };
-    for key in ["connect", "wait", "start", "head", "idle"] {
+    for key in ["race", "connect", "wait", "start", "head", "idle"] {
         let Some(bound) = table
             .get::<Duration>(key)
             .filter(|bound| bound.value >= total)
