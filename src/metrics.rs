@@ -6,8 +6,8 @@
 //! it is scraped, so that they cannot disagree.
 
 use prometheus::{
-    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Counter, Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// Up to the ten minutes that an inference may take before its head.
@@ -95,6 +95,12 @@ families!(
         serving: IntGaugeVec("tailhop_backend_serving", "1 for each backend that answered in the last 60 s.", &["service", "backend"]),
         probes: IntCounterVec("tailhop_health_checks_total", "Probes, by result.", &["service", "backend", "result"]),
         probe_seconds: HistogramVec("tailhop_health_check_duration_seconds", "Probes that passed.", &["service", "backend"]; CONNECT_BUCKETS),
+
+        repairs: IntCounterVec("tailhop_tunnel_repairs_total", "Repairs of the tunnel, by result.", &["repair", "result"]),
+        inquiries: IntCounterVec("tailhop_tunnel_inquiries_total", "Why machines did not answer dials, by finding.", &["backend", "finding"]),
+        freezes: IntCounter("tailhop_freezes_total", "Times that the process stood still."),
+        freeze_seconds: Counter("tailhop_freeze_seconds_total", "Seconds that the process stood still."),
+        hedges: IntCounterVec("tailhop_hedges_total", "Cheap reads that were not answered at once and went to the next backend.", &["service"]),
 
         switches: IntCounterVec("tailhop_switches_total", "Changes of the active backend, by cause.", &["service", "cause"]),
         pin_active: IntGaugeVec("tailhop_pin_active", "1 while a pin holds.", &["service"]),

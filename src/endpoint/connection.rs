@@ -88,6 +88,15 @@ pub struct SendError {
     pub request: Option<Request<Outgoing>>,
 }
 
+impl From<Failure> for SendError {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure,
+            request: None,
+        }
+    }
+}
+
 impl Connection {
     /// Speaks HTTP/1 over `stream`, driven by a task of its own on this thread.
     pub async fn open<S>(stream: S, lost: &Lost) -> Result<Self, Failure>

@@ -85,12 +85,8 @@ impl Idle {
         drop(dropped);
     }
 
-    /// Drops all of them: descriptors are used up.
-    pub fn shed(&self) {
-        self.clear();
-    }
-
-    pub(super) fn clear(&self) {
+    /// Drops all of them: they may be dead, or descriptors are used up.
+    pub fn clear(&self) {
         let dropped = self.locked().as_mut().map(std::mem::take);
         drop(dropped);
     }

@@ -10,21 +10,22 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 use prometheus::{Histogram, IntCounter, IntGauge};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::budget::Budget;
+use super::connection::Connection;
+use super::dials::Dials;
 use super::idle::Idle;
 use super::lost::Lost;
+use super::pace::Pace;
 use crate::api;
 use crate::config::snapshot::{Network, Url};
 use crate::metrics::Metrics;
 use crate::wire::Place;
 use crate::wire::tls::Tls;
 use crate::words::names::{BackendName, Kind, ServiceName};
-use crate::words::verdict::Verdict;
-
-/// Dials of requests to one endpoint at once.
-const DIALS: usize = 16;
+use crate::words::verdict::{Evidence, Verdict};
 
 /// What an endpoint is known by: if any of it changes, it is another endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,9 +58,12 @@ pub struct Endpoint {
     pub machine: Arc<Machine>,
     /// Kept-alive connections. Of the data thread only.
     pub idle: Idle,
-    /// Places for dials by requests: a machine that falls asleep must not cost a descriptor for
-    /// every request that waits for it.
-    pub dials: Semaphore,
+    /// Dials in progress, shared by all who wait for a connection. Of the data thread only.
+    pub dials: Dials,
+    /// How fast it usually is.
+    pub pace: Pace,
+    /// How many of its requests may be sent again.
+    pub budget: Budget,
     /// Tells its connections that the endpoint is lost, and dials that it is not thought able.
     pub lost: Lost,
     /// Metric handles.
@@ -69,6 +73,7 @@ pub struct Endpoint {
     /// The Host that it is asked with.
     pub host: HeaderValue,
     answered: Stamp,
+    dialled: Stamp,
     probe_due: Mutex<Option<Instant>>,
     verdict: AtomicU8,
     judgement: Mutex<Judgement>,
@@ -77,6 +82,16 @@ pub struct Endpoint {
 
 /// A machine, as far as its endpoints share what is known of it.
 pub struct Machine {
+    /// Its name.
+    pub backend: BackendName,
+    /// What is dialled.
+    pub host: Arc<str>,
+    /// One of its endpoints does not answer dials: somebody should find out why.
+    pub alarm: Notify,
+    /// Whether tailscaled can be asked about it: then silence alone decides nothing.
+    pub examined: AtomicBool,
+    /// Counts how often one of its endpoints turned up again: the others are worth a look then.
+    pub returns: watch::Sender<u64>,
     heard: Stamp,
 }
 
@@ -87,8 +102,14 @@ pub struct Judgement {
     pub verdict: Verdict,
     /// Since when, in wall time; `None`: nothing was seen yet.
     pub since: Option<Timestamp>,
+    /// What it rests on.
+    pub evidence: Evidence,
     /// What the last failure was and how many of its sort came in a row.
     pub failures: Failures,
+    /// How often it went away lately.
+    pub falls: Falls,
+    /// Whether those who wait on its connections were told that it is lost.
+    pub lost_told: bool,
     /// The last failure in words, and when.
     pub last_error: Option<(String, Timestamp)>,
 }
@@ -102,6 +123,19 @@ pub struct Failures {
     pub silent: u32,
     /// Connections that were accepted and then broke or answered wrongly.
     pub wrong: u32,
+    /// Since when dials are not answered.
+    pub silent_since: Option<Instant>,
+}
+
+/// How often an endpoint went away lately: one that flaps is held down for a while.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Falls {
+    /// How often in quick succession.
+    pub count: u32,
+    /// The last time.
+    pub last: Option<Instant>,
+    /// Until when it is held down.
+    pub held_until: Option<Instant>,
 }
 
 /// Metric handles of an endpoint, looked up once.
@@ -126,14 +160,17 @@ impl Endpoint {
             handles: Handles::new(&key, metrics),
             idle: Idle::new(Duration::from_secs(api::idle_keep_seconds(key.kind))),
             host: host(&key),
+            dials: Dials::new(),
+            pace: Pace::default(),
+            budget: Budget::default(),
             place: place_of(&key),
             inject: inject(&key),
-            dials: Semaphore::new(DIALS),
             key,
             machine,
             lost: Lost::new(),
             probe_wanted: Notify::new(),
             answered: Stamp::never(),
+            dialled: Stamp::never(),
             probe_due: Mutex::new(None),
             verdict: AtomicU8::new(number_of(Verdict::Unknown)),
             judgement: Mutex::new(Judgement::unknown()),
@@ -172,10 +209,31 @@ impl Endpoint {
         (before != judgement.verdict).then_some((before, judgement.verdict))
     }
 
+    /// A connection carries no request any more: the next one that waits takes it, else it is
+    /// kept.
+    pub fn give_back(&self, connection: Connection) {
+        if let Some(connection) = self.dials.offer(connection) {
+            self.idle.put(connection);
+        }
+    }
+
     /// It answered: its machine is heard, and it serves.
     pub fn served(&self) {
         self.answered.touch();
         self.machine.heard.touch();
+    }
+
+    /// It accepted a dial: its machine is heard.
+    pub fn accepted(&self) {
+        self.dialled.touch();
+        self.machine.heard.touch();
+    }
+
+    /// Whether it accepted a dial or answered within this time: an older dial that is stuck says
+    /// nothing about it then.
+    pub fn reached_within(&self, span: Duration) -> bool {
+        let within = |stamp: &Stamp| stamp.age().is_some_and(|age| age < span);
+        within(&self.dialled) || within(&self.answered)
     }
 
     /// How long ago it last answered a request.
@@ -228,8 +286,13 @@ impl Endpoint {
 }
 
 impl Machine {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(backend: BackendName, host: Arc<str>) -> Self {
         Self {
+            backend,
+            host,
+            alarm: Notify::new(),
+            examined: AtomicBool::new(false),
+            returns: watch::Sender::new(0),
             heard: Stamp::never(),
         }
     }
@@ -246,11 +309,15 @@ impl Machine {
 }
 
 impl Judgement {
-    fn unknown() -> Self {
+    /// Nothing was seen yet.
+    pub fn unknown() -> Self {
         Self {
             verdict: Verdict::Unknown,
             since: None,
+            evidence: Evidence::Nothing,
             failures: Failures::default(),
+            falls: Falls::default(),
+            lost_told: false,
             last_error: None,
         }
     }

@@ -21,6 +21,7 @@ pub struct Waiting {
 struct State {
     verdict: Verdict,
     times_lost: u64,
+    repairs: u64,
 }
 
 impl Default for Lost {
@@ -35,6 +36,7 @@ impl Lost {
         Self(watch::Sender::new(State {
             verdict: Verdict::Unknown,
             times_lost: 0,
+            repairs: 0,
         }))
     }
 
@@ -47,6 +49,11 @@ impl Lost {
 
     pub(super) fn declare(&self) {
         self.0.send_modify(|state| state.times_lost += 1);
+    }
+
+    /// The tunnel to it was repaired: what was dialled before will not come back soon.
+    pub fn repaired(&self) {
+        self.0.send_modify(|state| state.repairs += 1);
     }
 
     pub(super) fn verdict(&self, verdict: Verdict) {
@@ -77,6 +84,19 @@ impl Waiting {
     /// Whether the endpoint was declared lost since we joined.
     pub fn is_lost(&self) -> bool {
         self.state.borrow().times_lost != self.joined
+    }
+
+    /// Returns when the tunnel to the endpoint is repaired.
+    pub async fn repaired(&mut self) {
+        let before = self.state.borrow().repairs;
+        if self
+            .state
+            .wait_for(|state| state.repairs != before)
+            .await
+            .is_err()
+        {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Returns when the endpoint is not, or no longer, thought able.

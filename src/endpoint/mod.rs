@@ -4,15 +4,19 @@
 //! metric handles. A reload reconciles endpoints, it never restarts them. Decides nothing: what
 //! evidence means is `health`'s, where a request goes is `plan`'s.
 
+pub mod budget;
 pub mod connection;
+pub mod dials;
 pub mod idle;
 pub mod live;
 pub mod lost;
+pub mod pace;
 
 use std::sync::Arc;
 
 use crate::config::snapshot::{Service, Snapshot};
 use crate::metrics::Metrics;
+use crate::words::names::BackendName;
 use live::{Endpoint, Key, Machine};
 
 /// The endpoints of a snapshot: one list a service, in the order of the service's backends.
@@ -69,16 +73,15 @@ fn keys<'s>(
 }
 
 fn machines(snapshot: &Snapshot, old: &[&Arc<Endpoint>]) -> Vec<Arc<Machine>> {
-    let of = |name, host| {
-        let kept = old
-            .iter()
-            .find(|old| old.key.backend == name && old.key.host == host);
+    let of = |name: &BackendName, host: &Arc<str>| {
+        let kept = (old.iter()).find(|old| old.key.backend == *name && old.key.host == *host);
         kept.map_or_else(
-            || Arc::new(Machine::new()),
+            || Arc::new(Machine::new(name.clone(), Arc::clone(host))),
             |kept| Arc::clone(&kept.machine),
         )
     };
-    (snapshot.backends.iter())
-        .map(|backend| of(backend.name.clone(), Arc::clone(&backend.host)))
+    let backends = snapshot.backends.iter();
+    backends
+        .map(|backend| of(&backend.name, &backend.host))
         .collect()
 }

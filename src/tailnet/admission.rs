@@ -214,8 +214,10 @@ mod tests {
             dial: way,
             socket: "/nowhere".into(),
             proxy: "127.0.0.1:1".parse().unwrap(),
+            repair: true,
         });
         let mac = Node {
+            direct_path: String::new(),
             dns_name: "macbook-m1.tail1234.ts.net.".into(),
             ips: vec!["100.64.0.1".parse().unwrap()],
             online: true,

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
+use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -28,6 +28,9 @@ pub const HOST: &str = "local-tailscaled.sock";
 
 /// How long one call may take. `status` was seen to wait 1.6 s for tailscaled's lock.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Bytes of a ping that also goes by relay; 1300 were measured to be too few.
+const PING_SIZE: u32 = 1500;
 
 /// Largest answer read, in bytes: a status of several thousand peers.
 const ANSWER_MAX: usize = 8 << 20;
@@ -54,7 +57,44 @@ impl LocalApi {
             .map_err(|error| Trouble::new(What::Broken, format!("status is no JSON: {error}")))
     }
 
+    /// Whether tailscaled uses a direct path to the machine with this address now. It goes on
+    /// doing so for some seconds after the path was lost.
+    pub async fn has_direct_path(&self, ip: IpAddr) -> Result<bool, Trouble> {
+        let status = self.status().await?;
+        let mut machines = status.peers.values();
+        let machine = machines.find(|machine| machine.ips.contains(&ip));
+        Ok(machine.is_some_and(|machine| !machine.direct_path.is_empty()))
+    }
+
+    /// `POST /localapi/v0/ping?type=disco`, padded to [`PING_SIZE`] bytes: larger than any direct
+    /// path is known to carry, so it goes by relay too and asks the machine, not the path.
+    /// tailscaled never answers a ping that its peer does not: then this ends after `patience`.
+    pub async fn ping(&self, ip: IpAddr, patience: Duration) -> Result<Pong, Trouble> {
+        let path = format!("/localapi/v0/ping?ip={ip}&type=disco&size={PING_SIZE}");
+        let silence = || Trouble::new(What::Silent, format!("{ip} did not answer a ping"));
+        let answer = within(patience, silence, self.ask(Method::POST, &path)).await?;
+        let pong: Pong = serde_json::from_slice(&answer)
+            .map_err(|error| Trouble::new(What::Broken, format!("ping is no JSON: {error}")))?;
+        if pong.error.is_empty() {
+            Ok(pong)
+        } else {
+            Err(Trouble::new(What::Broken, format!("ping: {}", pong.error)))
+        }
+    }
+
+    /// `POST /localapi/v0/debug?action=..`: `rebind` or `break-derp-conns`. It needs root or
+    /// tailscaled's own user (else [`What::Forbidden`]), and a tailscaled built with it.
+    pub async fn debug(&self, action: &str) -> Result<(), Trouble> {
+        let path = format!("/localapi/v0/debug?action={action}");
+        let asked = self.ask(Method::POST, &path);
+        within(PATIENCE, || self.silence(), asked).await.map(drop)
+    }
+
     async fn get(&self, path: &str) -> Result<Bytes, Trouble> {
+        self.ask(Method::GET, path).await
+    }
+
+    async fn ask(&self, method: Method, path: &str) -> Result<Bytes, Trouble> {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|e| self.unopened(&e))?;
@@ -62,7 +102,9 @@ impl LocalApi {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(broken)?;
-        let request = Request::get(path)
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
             .header(header::HOST, HOST)
             .body(Empty::<Bytes>::new())
             .map_err(|error| self.trouble(What::Broken, &error))?;
@@ -129,7 +171,7 @@ fn accepted(status: StatusCode, body: Bytes) -> Result<Bytes, Trouble> {
     let what = match status {
         StatusCode::OK => return Ok(body),
         StatusCode::SERVICE_UNAVAILABLE => What::NotReady,
-        StatusCode::FORBIDDEN => What::Forbidden,
+        StatusCode::FORBIDDEN | StatusCode::NOT_IMPLEMENTED => What::Forbidden,
         _ => What::Broken,
     };
     Err(Trouble::new(
@@ -163,6 +205,18 @@ pub struct Status {
     pub peers: HashMap<String, Node>,
 }
 
+/// `ipnstate.PingResult`, the parts that tailhop uses.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Pong {
+    /// Why there is no answer, such as `no matching peer`; empty: there is one.
+    #[serde(rename = "Err", deserialize_with = "null_is_empty")]
+    pub error: String,
+    /// The direct path that it came by; empty: by relay.
+    #[serde(rename = "Endpoint", deserialize_with = "null_is_empty")]
+    pub endpoint: String,
+}
+
 /// `ipnstate.PeerStatus`, the parts that tailhop uses.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -176,6 +230,9 @@ pub struct Node {
     /// Whether the control plane has it connected. It says nothing of reachability.
     #[serde(rename = "Online", deserialize_with = "null_is_empty")]
     pub online: bool,
+    /// The direct path to it; empty: by relay.
+    #[serde(rename = "CurAddr", deserialize_with = "null_is_empty")]
+    pub direct_path: String,
 }
 
 fn null_is_empty<'de, D, T>(from: D) -> Result<T, D::Error>

@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 pub use self::admission::{Admitted, Target};
 use self::localapi::LocalApi;
+use self::peers::Peer;
 use self::view::Round;
 pub use self::view::View;
 use crate::config::snapshot::{DialWay, Tailnet as Settings};
@@ -92,6 +93,15 @@ impl Tailnet {
     /// Asks for a round of questions soon: a dial failed in a way that the view did not foretell.
     pub fn poke(&self) {
         self.poked.notify_one();
+    }
+
+    /// The machine of the netmap that `host` names, and a client to ask tailscaled about it;
+    /// `None`: nothing can be asked about it, as no tailscaled with a netmap is in use.
+    pub fn peer(&self, host: &str) -> Option<(LocalApi, Peer)> {
+        let view = self.view();
+        let known = view.state == Tunnel::Up && view.way != Some(DialWay::Direct);
+        let peer = view.peers.as_ref().filter(|_| known)?.find(host)?.clone();
+        Some((LocalApi::new(&view.settings.socket), peer))
     }
 
     /// Takes new settings. The view stays as it is, with the settings it was made with, until the

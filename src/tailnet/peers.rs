@@ -27,6 +27,8 @@ pub struct Peer {
     /// Whether the control plane has it connected. False is news; true says nothing of
     /// reachability, as a sleeping Mac stays online for minutes.
     pub online: bool,
+    /// Whether it is reached by a direct path; otherwise by relay, or not at all.
+    pub direct: bool,
 }
 
 impl Peers {
@@ -62,6 +64,7 @@ impl Peers {
             name,
             ips: node.ips.clone(),
             online: node.online,
+            direct: !node.direct_path.is_empty(),
         });
         for ip in &peer.ips {
             self.ips.insert(*ip, Arc::clone(&peer));
@@ -109,6 +112,7 @@ mod tests {
             dns_name: name.into(),
             ips: vec![ip.parse().unwrap()],
             online: true,
+            ..Node::default()
         };
         let mac = node("macbook-m1.tail1234.ts.net.", "100.64.0.1");
         let shared = node("guest.other.ts.net.", "100.64.0.9");

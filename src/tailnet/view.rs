@@ -252,6 +252,7 @@ mod tests {
             dial,
             socket: "/nowhere".into(),
             proxy: "127.0.0.1:1".parse().unwrap(),
+            repair: true,
         })
     }
 

@@ -300,6 +300,7 @@ mod tests {
             dial: DialWay::Direct,
             socket: "/nowhere".into(),
             proxy,
+            repair: true,
         };
         let tailnet = Tailnet::new(settings, crate::words::clock::Clock::system());
         may_move(&dial(&tailnet, "host", 1, Duration::from_secs(1)));

@@ -3,6 +3,7 @@
 //! Wall time is a `jiff::Timestamp`, monotonic time a `tokio::time::Instant` (paused in tests).
 //! Nothing below `app` asks the system for the wall time; it asks a `Clock`.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -97,6 +98,47 @@ impl Deadline {
     }
 }
 
+/// Notices that the process, or the whole machine, stood still.
+///
+/// A stopped process sees no gap between its clocks, only a beat that comes late; a suspended
+/// machine shows its wall clock ahead of its monotonic one (measured). Either is a freeze.
+#[derive(Debug)]
+pub struct Pulse {
+    clock: Clock,
+    last: Mutex<(Timestamp, Instant)>,
+}
+
+impl Pulse {
+    /// Between two beats at most.
+    pub const BEAT: Duration = Duration::from_secs(1);
+    /// A beat that is later than this, or a wall clock that ran ahead by more, tells of a freeze.
+    const LATE: Duration = Duration::from_secs(2);
+
+    /// One that beats for the first time now.
+    pub fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            last: Mutex::new((clock.now(), Instant::now())),
+        }
+    }
+
+    /// Beats; how long the process stood still since the last beat, if it did.
+    pub fn beat(&self) -> Option<Duration> {
+        let now = (self.clock.now(), Instant::now());
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        stood_still(std::mem::replace(&mut *last, now), now)
+    }
+}
+
+/// How long the process stood still between two beats that should be at most [`Pulse::BEAT`] apart.
+fn stood_still(before: (Timestamp, Instant), now: (Timestamp, Instant)) -> Option<Duration> {
+    let ran = now.1.saturating_duration_since(before.1);
+    let late = ran.saturating_sub(Pulse::BEAT);
+    let wall = Duration::try_from(now.0.duration_since(before.0)).unwrap_or_default();
+    let lost = late.max(wall.saturating_sub(ran));
+    (lost >= Pulse::LATE).then_some(lost)
+}
+
 /// What a deadline of `length` gets on top when its timer fires `late`.
 fn granted(late: Duration, length: Duration) -> Option<Duration> {
     (late >= FROZEN).then(|| late.min(length))
@@ -127,5 +169,30 @@ mod tests {
         let clock = Clock::starting_at(start);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(clock.now().to_string(), "2025-02-16T15:00:00Z");
+    }
+
+    #[test]
+    fn a_late_tick_and_a_wall_clock_that_ran_ahead_both_tell_of_a_freeze() {
+        let (wall, mono) = (Timestamp::UNIX_EPOCH, Instant::now());
+        let ms = Duration::from_millis;
+        let rows = [
+            (1000, 1000, None),
+            (2900, 2900, None),
+            (31_000, 31_000, Some(30_000)),
+            (600_000, 1000, Some(599_000)),
+            (0, 1000, None),
+            (2900, 1000, None),
+        ];
+        for (wall_ran, mono_ran, want) in rows {
+            let now = (wall + ms(wall_ran), mono + ms(mono_ran));
+            let got = stood_still((wall, mono), now).map(|lost| lost.as_millis());
+            assert_eq!(got, want, "{wall_ran} {mono_ran}");
+        }
+        let back = (wall - ms(3_600_000), mono + Pulse::BEAT);
+        assert_eq!(
+            stood_still((wall, mono), back),
+            None,
+            "a clock set back is no freeze"
+        );
     }
 }

@@ -42,6 +42,8 @@ pub enum Kind {
     NotThere,
     /// The backend has no room for it now.
     Busy,
+    /// A cheap read was not answered at once, and another backend is asked instead.
+    Hedged,
     /// No answer head within `head`.
     HeadLate,
     /// No piece of the body within `idle`.
@@ -109,6 +111,7 @@ impl Kind {
             Self::Lost => "lost",
             Self::NotThere => "not-there",
             Self::Busy => "busy",
+            Self::Hedged => "hedged",
             Self::HeadLate => "head-late",
             Self::IdleLate => "idle-late",
             Self::TotalLate => "total-late",
@@ -136,7 +139,8 @@ impl Kind {
             | Self::BadAnswer
             | Self::Lost
             | Self::NotThere
-            | Self::Busy => Side::Upstream,
+            | Self::Busy
+            | Self::Hedged => Side::Upstream,
             Self::HeadLate | Self::IdleLate | Self::TotalLate => Side::Deadline,
         }
     }

@@ -42,6 +42,37 @@ words!(
         Asleep = "asleep",
         /// It refuses, or answers wrongly.
         Down = "down",
+        /// It answers again after it went away several times: it is asked after the others for a
+        /// while.
+        Returning = "returning",
+    }
+);
+
+words!(
+    /// What a verdict rests on.
+    Evidence {
+        /// Nothing was seen yet.
+        Nothing = "none",
+        /// It answered a request, a probe or a dial.
+        Answered = "answered",
+        /// It refused a dial.
+        Refused = "refused",
+        /// It broke connections or answered wrongly.
+        WrongAnswer = "wrong-answer",
+        /// It accepted a connection and answered nothing in time.
+        Slow = "slow",
+        /// A dial was not answered within its head start.
+        DialSilent = "dial-silent",
+        /// Probes were not answered, and nothing else could be asked.
+        ProbesSilent = "probes-silent",
+        /// The machine answers a ping by relay: its direct path is lost.
+        PathLost = "path-lost",
+        /// The relay connection was dead and was repaired.
+        RelayDead = "relay-dead",
+        /// The machine answers a ping, its port does not.
+        PortSilent = "port-silent",
+        /// The machine answers no ping, by no path, also after a repair.
+        PingSilent = "ping-silent",
     }
 );
 
