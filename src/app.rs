@@ -19,6 +19,8 @@ use tracing::info;
 use crate::admin::{self, Admin};
 use crate::config::{Report, Snapshot};
 use crate::health::prober::Prober;
+use crate::health::repair::Medic;
+use crate::health::thaw;
 use crate::metrics::Metrics;
 use crate::reload::Inputs;
 use crate::reload::store::Store;
@@ -238,7 +240,16 @@ impl ControlHalf {
         let mut parts = JoinSet::new();
         parts.spawn(admin::serve(admin, listener));
         parts.spawn(Arc::clone(&tailnet).watch());
+        let medic = Medic {
+            store: Arc::clone(&store),
+            tailnet: Arc::clone(&tailnet),
+            metrics: Arc::clone(&metrics),
+            clock,
+            rates: Arc::default(),
+        };
         parts.spawn(prober.run());
+        parts.spawn(medic.clone().run());
+        parts.spawn(thaw::watch(medic));
         parts.spawn(admin::changes::watch(Arc::clone(&store), metrics, clock));
         parts.spawn(retune(Arc::clone(&store), tailnet));
         parts.spawn(inputs.follow(store));

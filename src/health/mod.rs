@@ -1,8 +1,11 @@
 //! Evidence and verdicts: probes and traffic are seen, one pure judge says what they mean.
 //!
-//! Owns the thresholds. Where a verdict leads is `plan`'s matter; the repair of the tunnel will
-//! stand here too.
+//! Owns the thresholds, and the repair of the tunnel. Where a verdict leads is `plan`'s matter.
 
+pub mod inquiry;
 pub mod judge;
 pub mod passive;
 pub mod prober;
+pub mod rates;
+pub mod repair;
+pub mod thaw;

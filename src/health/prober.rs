@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use http::Request;
 use http::header::HOST;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::judge::Seen;
-use super::passive::note;
+use super::passive::{self, note};
 use crate::api;
 use crate::endpoint::connection::{Connection, Outgoing};
 use crate::endpoint::live::Endpoint;
@@ -18,17 +19,25 @@ use crate::endpoint::lost::Lost;
 use crate::metrics::Metrics;
 use crate::reload::store::{Live, Store};
 use crate::tailnet::Tailnet;
-use crate::wire::open;
+use crate::wire;
+use crate::wire::stream::Stream;
 use crate::words::clock::{Clock, Deadline};
 use crate::words::outcome::Failure;
 use crate::words::verdict::Verdict;
 
 /// Between probes of an endpoint that answers.
 const CALM: Duration = Duration::from_secs(5);
-/// Between probes at most this often, however many ask for one.
+/// Between probes of an endpoint in doubt.
 const LEAST: Duration = Duration::from_secs(1);
+/// Between probes at least, however many ask for one: who waits for a machine that fell asleep just
+/// after a probe waits this much longer.
+const FLOOR: Duration = Duration::from_millis(250);
 /// Between probes of an endpoint that stays down or asleep, at most.
 const MOST: Duration = Duration::from_secs(10);
+
+/// An answer to a probe that takes longer than this, and much longer than answers usually do, is a
+/// doubt already before the probe's time is over.
+const HEAD_LEAST: Duration = Duration::from_millis(500);
 
 /// What every probe needs.
 #[derive(Clone)]
@@ -69,6 +78,7 @@ impl Prober {
     /// Probes one endpoint until it is retired.
     async fn watch(self, endpoint: Arc<Endpoint>) {
         let mut pause = LEAST;
+        let mut returns = endpoint.machine.returns.subscribe();
         while !endpoint.is_retired() {
             let began = Instant::now();
             let before = endpoint.verdict();
@@ -78,22 +88,24 @@ impl Prober {
             endpoint.next_probe_in(pause);
             // A probe that used up its own time counts towards the pause.
             let rest = |pause: Duration| pause.saturating_sub(began.elapsed());
-            sleep(rest(LEAST)).await;
+            sleep(rest(FLOOR)).await;
             // On a timeout the pause is over, otherwise somebody asked.
-            let _ = timeout(rest(pause), endpoint.probe_wanted.notified()).await;
+            let _ = timeout(rest(pause), wanted(&endpoint, &mut returns)).await;
         }
     }
 
     /// Probes once and brings the evidence.
     async fn probe(&self, endpoint: &Endpoint) {
         let live = self.store.live();
-        let Some(within) = probe_timeout(&live, endpoint) else {
+        let Some((within, race)) = timeouts(&live, endpoint) else {
             return;
         };
         let began = Instant::now();
-        let (seen, detail) = match self.ask(endpoint, within).await {
+        let (seen, detail) = match self.ask(endpoint, within, race).await {
             Ok(seen) => seen,
             Err(failure) => match Seen::of(&failure) {
+                // This dial was stuck in what was repaired since: newer ones were answered.
+                Some(Seen::Silent) if endpoint.reached_within(began.elapsed()) => return,
                 Some(seen) => (seen, failure.to_string()),
                 // The tunnel's trouble is shown with the tunnel.
                 None => return,
@@ -112,10 +124,36 @@ impl Prober {
         note(endpoint, seen, &detail, self.clock);
     }
 
+    /// Dials, and tells when that is late.
+    async fn dial(
+        &self,
+        endpoint: &Endpoint,
+        within: Duration,
+        race: Duration,
+    ) -> Result<Stream, Failure> {
+        let began = Instant::now();
+        let dialling = wire::open(&self.tailnet, &endpoint.place, within);
+        tokio::pin!(dialling);
+        tokio::select! {
+            biased;
+            dialled = &mut dialling => return dialled,
+            () = Deadline::after(endpoint.pace.race(race)).passed() => {
+                passive::late(endpoint, began.elapsed(), self.clock);
+            }
+        }
+        dialling.await
+    }
+
     /// Dials and asks for the probe path, each within `within`.
-    async fn ask(&self, endpoint: &Endpoint, within: Duration) -> Result<(Seen, String), Failure> {
+    async fn ask(
+        &self,
+        endpoint: &Endpoint,
+        within: Duration,
+        race: Duration,
+    ) -> Result<(Seen, String), Failure> {
         let key = &endpoint.key;
-        let stream = open(&self.tailnet, &endpoint.place, within).await?;
+        let stream = self.dial(endpoint, within, race).await?;
+        passive::dialled(endpoint, self.clock);
         // Not the endpoint's own signal: a probe that ends a doubt must not be ended by it.
         let lost = Lost::new();
         let mut connection = Connection::open(stream, &lost).await?;
@@ -126,13 +164,27 @@ impl Prober {
         request
             .headers_mut()
             .extend(endpoint.inject.iter().cloned());
+        let slow = || (Seen::Slow, format!("no answer to GET {path} in time"));
+        let answering = connection.send(request);
+        tokio::pin!(answering);
+        let (usual, whole) = (
+            endpoint.pace.patience(HEAD_LEAST, within),
+            Deadline::after(within),
+        );
         let answer = tokio::select! {
             biased;
-            answer = connection.send(request) => answer.map_err(|error| error.failure)?,
-            () = Deadline::after(within).passed() => {
-                return Ok((Seen::Slow, format!("no answer to GET {path} in time")));
+            answer = &mut answering => answer,
+            () = Deadline::after(usual).passed() => {
+                let (seen, detail) = slow();
+                note(endpoint, seen, &detail, self.clock);
+                tokio::select! {
+                    biased;
+                    answer = answering => answer,
+                    () = whole.passed() => return Ok(slow()),
+                }
             }
         };
+        let answer = answer.map_err(|error| error.failure)?;
         let status = answer.status();
         if api::probe_passes(key.kind, status) {
             Ok((Seen::Answered, String::new()))
@@ -145,18 +197,33 @@ impl Prober {
     }
 }
 
-/// What one probe may take; `None`: no configuration knows the endpoint any more.
-fn probe_timeout(live: &Live, endpoint: &Endpoint) -> Option<Duration> {
+/// Returns when somebody wants `endpoint` probed, or when its machine turned up again while it is
+/// not known to serve.
+async fn wanted(endpoint: &Endpoint, returns: &mut watch::Receiver<u64>) {
+    let returned = async {
+        // The sender is the machine's own, which outlives this.
+        while returns.changed().await.is_ok() && endpoint.verdict() == Verdict::Up {}
+    };
+    tokio::select! {
+        () = endpoint.probe_wanted.notified() => {}
+        () = returned => {}
+    }
+}
+
+/// What one probe and its dial's head start may take; `None`: no configuration knows the endpoint any more.
+fn timeouts(live: &Live, endpoint: &Endpoint) -> Option<(Duration, Duration)> {
     let services = live.snapshot.services.iter();
     let mut of_name = services.filter(|service| service.name == endpoint.key.service);
-    of_name.next().map(|service| service.timeouts.probe)
+    of_name
+        .next()
+        .map(|service| (service.timeouts.probe, service.timeouts.race))
 }
 
 /// Calm while it answers, at once in doubt, ever more slowly when nothing changes.
 fn next_pause(verdict: Verdict, last: Duration) -> Duration {
     match verdict {
         Verdict::Up => CALM,
-        Verdict::Unknown | Verdict::Suspect => LEAST,
+        Verdict::Unknown | Verdict::Suspect | Verdict::Returning => LEAST,
         Verdict::Down | Verdict::Asleep if last >= CALM => MOST,
         Verdict::Down | Verdict::Asleep => (last * 3 / 2).clamp(LEAST, MOST),
     }

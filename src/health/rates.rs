@@ -1,0 +1,152 @@
+//! How often the tunnel may be repaired. Pure but for what it remembers.
+//!
+//! A repair is felt by everything that uses the tunnel, and all Macs asleep every night must cost
+//! a handful of them: each kind every 5 s a machine, with backoff to 60 s, and one a second over
+//! all.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::inquiry::Done;
+use crate::words::names::BackendName;
+
+const LEAST: Duration = Duration::from_secs(5);
+const MOST: Duration = Duration::from_mins(1);
+const OVER_ALL: Duration = Duration::from_secs(1);
+/// A tailscaled that refused is not asked again for so long: its rights change with a restart.
+const OFF: Duration = Duration::from_mins(10);
+
+/// A repair of the tunnel, by its name in LocalAPI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Repair {
+    /// Gives up all direct paths and finds new ones.
+    Rebind,
+    /// Gives up all relay connections and makes new ones.
+    BreakRelay,
+}
+
+/// What was repaired when.
+#[derive(Debug, Default)]
+pub struct Rates {
+    last: Option<Instant>,
+    refused: Option<Instant>,
+    made: HashMap<Repair, Instant>,
+    machines: HashMap<(BackendName, Repair), (Instant, Duration)>,
+}
+
+impl Repair {
+    /// The action of `POST /localapi/v0/debug`.
+    pub const fn action(self) -> &'static str {
+        match self {
+            Self::Rebind => "rebind",
+            Self::BreakRelay => "break-derp-conns",
+        }
+    }
+}
+
+impl Rates {
+    /// tailscaled refused a repair.
+    pub fn refused(&mut self, now: Instant) {
+        self.refused = Some(now);
+    }
+
+    /// Whether repairs are off because tailscaled refused one.
+    pub fn are_off(&self, now: Instant) -> bool {
+        let since = |then: Instant| now.saturating_duration_since(then);
+        self.refused.is_some_and(|then| since(then) < OFF)
+    }
+
+    /// Whether `repair` may be made for `machine` now, which is in doubt since `doubt`; `None`: it
+    /// may, and counts as made.
+    pub fn ask(
+        &mut self,
+        machine: &BackendName,
+        repair: Repair,
+        doubt: Instant,
+        now: Instant,
+    ) -> Option<Done> {
+        let since = |then: Instant| now.saturating_duration_since(then);
+        // It concerns all machines alike: what was made for another since then will do. What was
+        // made before may have broken again since.
+        if self.made.get(&repair).is_some_and(|then| *then >= doubt) {
+            return Some(Done::Made);
+        }
+        let key = (machine.clone(), repair);
+        let before = self.machines.get(&key).copied();
+        let spared = before.is_some_and(|(then, pause)| since(then) < pause)
+            || self.last.is_some_and(|then| since(then) < OVER_ALL);
+        if spared {
+            return Some(Done::Spared);
+        }
+        let pause = match before {
+            Some((then, pause)) if since(then) < pause * 2 => (pause * 2).min(MOST),
+            _ => LEAST,
+        };
+        self.machines.insert(key, (now, pause));
+        self.made.insert(repair, now);
+        self.last = Some(now);
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repairs_of_a_machine_back_off_and_those_of_another_count() {
+        let (m1, m2) = (
+            BackendName::new("m1").unwrap(),
+            BackendName::new("m2").unwrap(),
+        );
+        let start = Instant::now();
+        let mut rates = Rates::default();
+        let mut ask = |machine: &BackendName, repair, doubt, millis| {
+            let at = |millis| start + Duration::from_millis(millis);
+            rates.ask(machine, repair, at(doubt), at(millis))
+        };
+        let rows = [
+            (&m1, Repair::BreakRelay, 0, None),
+            (&m2, Repair::BreakRelay, 500, Some(Done::Spared)),
+            (&m2, Repair::Rebind, 900, Some(Done::Spared)),
+            (&m2, Repair::Rebind, 1_000, None),
+            (&m1, Repair::BreakRelay, 4_900, Some(Done::Spared)),
+            (&m1, Repair::BreakRelay, 5_000, None),
+            (&m1, Repair::BreakRelay, 14_000, Some(Done::Spared)),
+            (&m1, Repair::BreakRelay, 15_000, None),
+            (&m1, Repair::BreakRelay, 200_000, None),
+            (&m1, Repair::BreakRelay, 205_000, None),
+        ];
+        for (place, (machine, repair, millis, want)) in rows.into_iter().enumerate() {
+            assert_eq!(ask(machine, repair, millis, millis), want, "row {place}");
+        }
+        let shared = ask(&m2, Repair::BreakRelay, 204_900, 205_500);
+        assert_eq!(
+            shared,
+            Some(Done::Made),
+            "made for another, after the doubt"
+        );
+    }
+
+    #[test]
+    fn a_night_of_needless_repairs_is_one_a_minute() {
+        let m1 = BackendName::new("m1").unwrap();
+        let (start, mut rates) = (Instant::now(), Rates::default());
+        let made = (0..8 * 3600).filter(|second| {
+            let now = start + Duration::from_secs(*second);
+            rates.ask(&m1, Repair::BreakRelay, now, now).is_none()
+        });
+        assert!(made.count() < 8 * 60 + 10);
+    }
+
+    #[test]
+    fn a_refusal_switches_repairs_off_for_ten_minutes() {
+        let (start, mut rates) = (Instant::now(), Rates::default());
+        assert!(!rates.are_off(start));
+        rates.refused(start);
+        assert!(rates.are_off(start + OFF / 2));
+        assert!(!rates.are_off(start + OFF));
+    }
+}
