@@ -145,6 +145,9 @@ pub struct Backend {
     pub url: Option<String>,
     /// Its verdict.
     pub verdict: String,
+    /// What it rests on.
+    #[serde(default)]
+    pub evidence: String,
     /// Since when; `None`: nothing was seen of it yet.
     pub since: Option<String>,
     /// The last failure, which may be long over.
@@ -277,6 +280,7 @@ impl View<'_> {
             name: endpoint.key.backend.to_string(),
             url: endpoint.key.url.as_ref().map(|url| url.origin()),
             verdict: judgement.verdict.to_string(),
+            evidence: judgement.evidence.to_string(),
             since: judgement.since.map(|since| self.show(since)),
             last_error: judgement.last_error.map(|(text, at)| LastError {
                 text,

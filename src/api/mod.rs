@@ -80,6 +80,13 @@ pub const fn idle_keep_seconds(kind: Kind) -> u64 {
     }
 }
 
+/// Whether a request costs its backend next to nothing, so that asking a second one is no loss.
+pub fn is_cheap(kind: Kind, meaning: Meaning) -> bool {
+    kind == Kind::Ollama
+        && meaning.effect == Effect::Read
+        && matches!(meaning.op, "version" | "tags")
+}
+
 /// Whether a request moves whole models or snapshots: it may take hours, so no bound on the whole
 /// request holds for it.
 pub fn is_transfer(meaning: Meaning) -> bool {

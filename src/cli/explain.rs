@@ -74,6 +74,8 @@ struct Candidate {
     reason: String,
     verdict: &'static str,
     url: Option<String>,
+    /// What the verdict rests on; none: no instance told.
+    evidence: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -124,8 +126,8 @@ impl Explain {
         match self.route(snapshot, path) {
             None => nothing,
             Some(route) => {
-                let verdicts = verdicts_of(snapshot, route, status.as_ref());
-                nothing.of(snapshot, route, &self.method, &verdicts, now)
+                let told = told(snapshot, route, status.as_ref());
+                nothing.of(snapshot, route, &self.method, &told, now)
             }
         }
     }
@@ -145,24 +147,33 @@ impl Explain {
     }
 }
 
-/// The verdicts that the instance tells, in the order of the service's backends.
-fn verdicts_of(snapshot: &Snapshot, route: &Route, status: Option<&Status>) -> Vec<Verdict> {
+/// What the instance tells of one endpoint.
+struct Told {
+    verdict: Verdict,
+    evidence: Option<String>,
+}
+
+/// What the instance tells of a service's endpoints, in the order of its backends.
+fn told(snapshot: &Snapshot, route: &Route, status: Option<&Status>) -> Vec<Told> {
     let service = snapshot.service(route.service);
-    let told = status.and_then(|status| {
-        status
-            .services
-            .iter()
-            .find(|told| told.name == service.name.as_str())
-    });
+    let services = status.map(|status| status.services.iter());
+    let mut of_name = services.into_iter().flatten();
+    let found = of_name.find(|told| told.name == service.name.as_str());
     let of = |name: &str| {
-        let backend = told?.backends.iter().find(|backend| backend.name == name)?;
-        Verdict::ALL
-            .iter()
-            .find(|verdict| verdict.as_str() == backend.verdict)
-            .copied()
+        let mut backends = found?.backends.iter();
+        let backend = backends.find(|backend| backend.name == name)?;
+        let mut all = Verdict::ALL.iter();
+        let verdict = *all.find(|verdict| verdict.as_str() == backend.verdict)?;
+        // An older instance does not tell it.
+        let evidence = Some(backend.evidence.clone()).filter(|evidence| !evidence.is_empty());
+        Some(Told { verdict, evidence })
+    };
+    let unknown = || Told {
+        verdict: Verdict::Unknown,
+        evidence: None,
     };
     (service.backends.iter())
-        .map(|id| of(snapshot.backend(*id).name.as_str()).unwrap_or(Verdict::Unknown))
+        .map(|id| of(snapshot.backend(*id).name.as_str()).unwrap_or_else(unknown))
         .collect()
 }
 
@@ -193,13 +204,14 @@ impl Explanation {
         snapshot: &Snapshot,
         route: &Route,
         method: &Method,
-        verdicts: &[Verdict],
+        told: &[Told],
         now: Timestamp,
     ) -> Self {
         let service = snapshot.service(route.service);
         let upstream = upstream_path(route, service.kind, &self.path).into_owned();
         let (meaning, rule) = meaning(route, service.kind, method, &upstream);
-        let plan = plan(snapshot, route.service, meaning, verdicts, now);
+        let verdicts: Vec<_> = told.iter().map(|told| told.verdict).collect();
+        let plan = plan(snapshot, route.service, meaning, &verdicts, now);
         self.route = Some(route.path.clone());
         self.service = Some(service.name.to_string());
         self.upstream_path = Some(upstream);
@@ -208,7 +220,7 @@ impl Explanation {
         self.rule = rule.map(|place| format!("{}: {}", place + 1, route.effects[place]));
         self.op = Some(meaning.op);
         self.excluded = excluded_of(snapshot, route, meaning, &plan, now);
-        self.candidates = candidates_of(snapshot, route, &plan, verdicts);
+        self.candidates = candidates_of(snapshot, route, &plan, told);
         self.refusal = plan.refusal.map(Refusal::sentence);
         self.active = Some(Active {
             backend: snapshot.backend(plan.active.backend).name.to_string(),
@@ -254,13 +266,16 @@ impl Explanation {
                 reason,
                 verdict,
                 url,
+                evidence,
             } = candidate;
             let at = url
                 .as_ref()
                 .map_or(String::new(), |url| format!(" at {url}"));
+            let evidence = evidence.as_ref().map(|on| format!(": {on}"));
+            let evidence = evidence.unwrap_or_default();
             let _ = writeln!(
                 text,
-                "  {}.        {backend}{at}: {reason} [{verdict}]",
+                "  {}.        {backend}{at}: {reason} [{verdict}{evidence}]",
                 place + 1
             );
         }
@@ -275,25 +290,20 @@ impl Explanation {
     }
 }
 
-fn candidates_of(
-    snapshot: &Snapshot,
-    route: &Route,
-    plan: &Plan,
-    verdicts: &[Verdict],
-) -> Vec<Candidate> {
+fn candidates_of(snapshot: &Snapshot, route: &Route, plan: &Plan, told: &[Told]) -> Vec<Candidate> {
     let offering = &snapshot.service(route.service).backends;
-    let verdict = |backend| {
+    let of = |backend| {
         let place = offering.iter().position(|id| *id == backend);
-        place
-            .and_then(|place| verdicts.get(place))
-            .copied()
-            .unwrap_or(Verdict::Unknown)
+        place.and_then(|place| told.get(place))
     };
     (plan.candidates.iter())
         .map(|candidate| Candidate {
             backend: snapshot.backend(candidate.backend).name.to_string(),
             reason: candidate.reason.word(),
-            verdict: verdict(candidate.backend).as_str(),
+            verdict: of(candidate.backend)
+                .map_or(Verdict::Unknown, |told| told.verdict)
+                .as_str(),
+            evidence: of(candidate.backend).and_then(|told| told.evidence.clone()),
             url: (snapshot.backend(candidate.backend).url.as_ref()).map(|url| url.origin()),
         })
         .collect()

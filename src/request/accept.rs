@@ -21,6 +21,7 @@ use super::places::Places;
 use super::record::Record;
 use super::rules::Refusal;
 use super::{Proxy, flow, respond};
+use crate::words::clock::Pulse;
 
 /// A client that began no request for so long is closed, and so is one that does not end its head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
@@ -45,6 +46,8 @@ pub async fn serve(
     let ends = draining.clone();
     let mut sweeps = interval(SWEEP);
     sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut beats = interval(Pulse::BEAT);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -65,6 +68,7 @@ pub async fn serve(
             },
             Some(_) = connections.join_next() => {}
             _ = sweeps.tick() => sweep(&proxy),
+            _ = beats.tick() => proxy.look_for_a_freeze(),
             () = told(&mut draining) => break,
         }
     }
@@ -168,7 +172,7 @@ async fn told(draining: &mut watch::Receiver<bool>) {
 
 fn shed(proxy: &Proxy) {
     for endpoint in proxy.store.live().endpoints.iter().flatten() {
-        endpoint.idle.shed();
+        endpoint.idle.clear();
     }
 }
 

@@ -33,6 +33,8 @@ pub(super) struct Standing {
     pub(super) others: bool,
     /// Whether this backend was already tried again on a fresh connection.
     pub(super) tried_fresh: bool,
+    /// Whether the budget allows one more to be sent a second time.
+    pub(super) budget: bool,
     /// Whether some backend lacked what was asked for.
     pub(super) missing: bool,
 }
@@ -65,7 +67,9 @@ fn after_sent(kind: Kind, standing: Standing) -> Again {
     match kind {
         _ if !repeatable => Again::Stop,
         Kind::Stale if !standing.tried_fresh => Again::Same,
-        Kind::Lost | Kind::Broken | Kind::Stale | Kind::BadAnswer if standing.others => Again::Next,
+        Kind::Lost | Kind::Hedged if standing.others => Again::Next,
+        Kind::Broken | Kind::BadAnswer if !standing.budget => Again::Stop,
+        Kind::Broken | Kind::Stale | Kind::BadAnswer if standing.others => Again::Next,
         Kind::Lost if standing.missing => Again::Stop,
         Kind::Lost => Again::Wait,
         Kind::Broken | Kind::Stale if !standing.tried_fresh => Again::Same,
@@ -90,6 +94,7 @@ mod tests {
         replayable: true,
         others: true,
         tried_fresh: false,
+        budget: true,
         missing: false,
     };
     const LAST: Standing = Standing {
@@ -103,6 +108,10 @@ mod tests {
     const MISSING: Standing = Standing {
         missing: true,
         ..LAST
+    };
+    const SPENT: Standing = Standing {
+        budget: false,
+        ..READ
     };
     const STREAMED: Standing = Standing {
         replayable: false,
@@ -122,8 +131,8 @@ mod tests {
     fn each_failure_leads_where_the_table_says() {
         use Again::{Next, Same, Stop, Wait};
         use Kind::{
-            BadAnswer, Broken, Busy, Certificate, ClientBody, DaemonStarting, HeadLate, IdleLate,
-            Lost, NotThere, Refused, Silent, Stale, Tls, UnknownName,
+            BadAnswer, Broken, Busy, Certificate, ClientBody, DaemonStarting, HeadLate, Hedged,
+            IdleLate, Lost, NotThere, Refused, Silent, Stale, Tls, UnknownName,
         };
         use Phase::{Answering, Sent, Unsent};
         let rows = [
@@ -157,6 +166,9 @@ mod tests {
             (Broken, Sent, READ, Next),
             (Broken, Sent, LAST, Same),
             (Broken, Sent, LAST_FRESH, Stop),
+            (Broken, Sent, SPENT, Stop),
+            (Lost, Sent, SPENT, Next),
+            (Hedged, Sent, READ, Next),
             (BadAnswer, Sent, LAST, Stop),
             (HeadLate, Sent, READ, Stop),
             (ClientBody, Sent, READ, Stop),

@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use super::again::{Again, Standing, again};
 use super::call::{Call, Outbound};
@@ -16,18 +17,22 @@ use super::connect::{Terms, ask_for_probes_until, connect};
 use super::record::Record;
 use super::stream::Coming;
 use crate::api::{self, Answer};
-use crate::endpoint::connection::{Connection, SendError};
+use crate::endpoint::connection::{Connection, Outgoing, SendError};
 use crate::endpoint::live::Endpoint;
 use crate::health::passive;
 use crate::plan::candidates::{Candidate, Plan};
 use crate::plan::orders::Active;
 use crate::plan::reason::Refusal;
 use crate::words::clock::Deadline;
+use crate::words::effect::Effect;
 use crate::words::outcome::{Failure, Kind, Phase};
 
 /// Between plans while no candidate can take the request.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MOST: Duration = Duration::from_millis(500);
+/// A cheap read is answered within this, or another backend is asked: adapted to the endpoint.
+const HEDGE_LEAST: Duration = Duration::from_millis(50);
+const HEDGE_MOST: Duration = Duration::from_millis(250);
 /// A dial through a tunnel that has just come up.
 const DIAL_LEAST: Duration = Duration::from_secs(1);
 /// An answer that must be read to be judged is longer only if it is something else.
@@ -69,9 +74,9 @@ pub(super) async fn answer(
     let mut round = Round::plan(call)?;
     let (mut missing, mut fresh) = (false, false);
     loop {
-        let others = round.left.len() > 1;
+        let others = round.others();
         let held = (patience.wait.left(), patience.start.left());
-        let Some(candidate) = round.left.front() else {
+        let Some(candidate) = round.left.front().cloned() else {
             return Err(round.failed(missing));
         };
         let terms = Terms {
@@ -79,15 +84,19 @@ pub(super) async fn answer(
             others,
             left: patience.left(),
         };
-        let failure = match attempt(call, &round, candidate, terms, &mut outbound, record).await {
+        let asked = attempt(call, &mut round, &candidate, terms, &mut outbound, record).await;
+        let failure = match asked {
             Ok(answered) => return Ok(answered),
             Err(failure) => failure,
         };
         missing |= failure.kind == Kind::NotThere;
+        let endpoint = call.live.endpoint(call.route.service, candidate.backend);
         let standing = Standing {
+            budget: draws(&failure) && endpoint.is_some_and(|endpoint| endpoint.budget.draw()),
             changes: call.meaning.effect.changes(),
             replayable: outbound.replayable(),
-            others,
+            // A hedge may have asked one of them meanwhile.
+            others: round.others(),
             tried_fresh: fresh,
             missing,
         };
@@ -97,10 +106,7 @@ pub(super) async fn answer(
         }
         let next = again(&failure, standing);
         record.failed(call.proxy, &failure, next != Again::Stop);
-        round.last = Some((
-            failure,
-            call.live.endpoint(call.route.service, candidate.backend),
-        ));
+        round.last = Some((failure, endpoint));
         fresh = next == Again::Same;
         match next {
             Again::Same => {}
@@ -109,6 +115,11 @@ pub(super) async fn answer(
             Again::Wait | Again::Stop => return Err(round.failed(missing)),
         }
     }
+}
+
+/// Whether trying again after `failure` is a matter of the budget.
+fn draws(failure: &Failure) -> bool {
+    failure.phase == Phase::Sent && matches!(failure.kind, Kind::Broken | Kind::BadAnswer)
 }
 
 /// One plan, and whom it has left.
@@ -135,6 +146,11 @@ impl Round<'_> {
         }
     }
 
+    /// Whether somebody is left after the one that is asked now.
+    fn others(&self) -> bool {
+        self.left.len() > 1
+    }
+
     fn replan(&mut self, call: &Call<'_>) -> Result<(), Unanswered> {
         let last = self.last.take();
         *self = Self {
@@ -158,7 +174,7 @@ impl Round<'_> {
 /// One try of one candidate.
 async fn attempt(
     call: &Call<'_>,
-    round: &Round<'_>,
+    round: &mut Round<'_>,
     candidate: &Candidate,
     terms: Terms,
     outbound: &mut Outbound,
@@ -168,48 +184,191 @@ async fn attempt(
         return Err(Failure::unsent(Kind::Lost, "no endpoint"));
     };
     record.at(endpoint, &candidate.reason);
+    // As the plan saw it: who fell into doubt while it was dialled is left at once.
+    let able = endpoint.verdict().able();
     let connection = connect(call, endpoint, terms).await?;
+    let stand = Stand {
+        active: candidate.backend == round.active.backend,
+        movable: terms.others && outbound.replayable(),
+        repeatable: call.meaning.effect == Effect::Read && outbound.replayable(),
+        able,
+    };
     let request = outbound.request(call.route, endpoint);
     call.sent.store(true, Ordering::Relaxed);
-    let (response, connection) = match send(call, endpoint, connection, request).await {
-        Ok(sent) => sent,
-        Err(SendError { failure, request }) => {
-            // What failed is known to have, and is told with the failure.
-            call.sent.store(false, Ordering::Relaxed);
-            if let Some(request) = request {
-                outbound.take_back(request);
-            }
-            passive::failed(endpoint, &failure, call.proxy.clock);
-            return Err(failure);
-        }
+    let first = exchange(call, endpoint, connection, request, stand);
+    let asked = if stand.movable && api::is_cheap(endpoint.key.kind, call.meaning) {
+        // Boxed, so that requests of other sorts do not carry the room for it.
+        Box::pin(hedged(
+            call,
+            first,
+            endpoint,
+            terms,
+            (round, outbound, record),
+        ))
+        .await
+    } else {
+        first.await
     };
+    asked.map_err(|SendError { failure, request }| {
+        // What failed is known to have, and is told with the failure.
+        call.sent.store(false, Ordering::Relaxed);
+        if let Some(request) = request {
+            outbound.take_back(request);
+        }
+        failure
+    })
+}
+
+/// What an answer is judged by.
+#[derive(Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact by itself")]
+struct Stand {
+    /// The candidate is the active one.
+    active: bool,
+    /// Another candidate may answer as well.
+    movable: bool,
+    /// It costs little and changes nothing: it may be sent again on mere doubt.
+    repeatable: bool,
+    /// The endpoint was thought able when it was chosen.
+    able: bool,
+}
+
+/// Asks `endpoint` on `connection`, and judges what comes.
+async fn exchange(
+    call: &Call<'_>,
+    endpoint: &Arc<Endpoint>,
+    connection: Connection,
+    request: Request<Outgoing>,
+    stand: Stand,
+) -> Result<Answered, SendError> {
+    let sent = send(call, endpoint, connection, request, stand).await;
+    let (response, connection) = sent.inspect_err(|error| {
+        passive::failed(endpoint, &error.failure, call.proxy.clock);
+    })?;
     passive::answered(endpoint, call.proxy.clock);
     let answered = Answered {
         response: response.map(Coming::Stream),
         connection: Some(connection),
         endpoint: Arc::clone(endpoint),
     };
-    let active = candidate.backend == round.active.backend;
-    let movable = terms.others && outbound.replayable();
-    judge_answer(call, answered, active, movable).await
+    let judged = judge_answer(call, answered, stand.active, stand.movable).await;
+    judged.map_err(SendError::from)
 }
 
-/// Sends a request and waits for the head of its answer, as long as `head` allows.
+/// A cheap read that is late is asked of the next candidate, too; whoever answers first answers.
+/// Neither waits for the other one's failure, and the next candidate is not asked again.
+async fn hedged(
+    call: &Call<'_>,
+    first: impl Future<Output = Result<Answered, SendError>>,
+    endpoint: &Endpoint,
+    terms: Terms,
+    (round, outbound, record): (&mut Round<'_>, &mut Outbound, &mut Record),
+) -> Result<Answered, SendError> {
+    tokio::pin!(first);
+    tokio::select! {
+        biased;
+        asked = &mut first => return asked,
+        () = hedge(endpoint) => {}
+    }
+    let next = round.left.remove(1);
+    let found = next.and_then(|next| {
+        let endpoint = call.live.endpoint(call.route.service, next.backend)?;
+        Some((next, endpoint))
+    });
+    let Some((next, other)) = found else {
+        return first.await;
+    };
+    let hedges = &call.proxy.metrics.hedges;
+    hedges
+        .with_label_values(&[endpoint.key.service.as_str()])
+        .inc();
+    let request = outbound.request(call.route, other);
+    let stand = Stand {
+        active: next.backend == round.active.backend,
+        movable: false,
+        repeatable: false,
+        able: false,
+    };
+    let terms = Terms {
+        fresh: false,
+        others: false,
+        ..terms
+    };
+    let second = async {
+        let connection = connect(call, other, terms).await?;
+        exchange(call, other, connection, request, stand).await
+    };
+    tokio::pin!(second);
+    let asked = tokio::select! {
+        biased;
+        asked = &mut first => match asked {
+            Ok(answered) => return Ok(answered),
+            Err(_) => second.await,
+        },
+        asked = &mut second => match asked {
+            Ok(answered) => Ok(answered),
+            Err(_) => return first.await,
+        },
+    };
+    let late = Failure::sent(Kind::Hedged, "it did not answer a cheap read at once");
+    record.failed(call.proxy, &late, true);
+    record.at(other, &next.reason);
+    asked
+}
+
+/// Sends a request and waits for the head of its answer, as long as that makes sense.
 async fn send(
     call: &Call<'_>,
     endpoint: &Endpoint,
     mut connection: Connection,
-    request: http::Request<crate::endpoint::connection::Outgoing>,
+    request: Request<Outgoing>,
+    stand: Stand,
 ) -> Result<(Response<Incoming>, Connection), SendError> {
+    endpoint.budget.deposit();
+    let began = Instant::now();
     let answer = tokio::select! {
         biased;
-        answer = connection.send(request) => answer,
-        () = ask_for_probes_until(endpoint, call.head_bound()) => {
-            let detail = "the head of the answer did not come in time";
-            Err(SendError { failure: Failure::sent(Kind::HeadLate, detail), request: None })
+        answer = connection.send(request) => answer?,
+        failure = impatience(call, endpoint, stand) => {
+            return Err(SendError { failure, request: None });
         }
     };
-    Ok((answer?, connection))
+    if call.meaning.effect != Effect::Inference {
+        endpoint.pace.answered(began.elapsed());
+    }
+    Ok((answer, connection))
+}
+
+/// Why a request that was sent is not waited for any longer. Slowness alone is no reason but for
+/// `head`.
+async fn impatience(call: &Call<'_>, endpoint: &Endpoint, stand: Stand) -> Failure {
+    let leaves = stand.repeatable && stand.movable && stand.able;
+    let mut waiting = endpoint.lost.wait();
+    let mut tunnel = endpoint.lost.wait();
+    tokio::select! {
+        biased;
+        () = waiting.unable(), if leaves => {
+            Failure::sent(Kind::Lost, "it stopped answering dials while a read waited")
+        }
+        // What was lost on the way is sent again ever more slowly on the connection it was sent on.
+        () = tunnel.repaired(), if stand.repeatable => {
+            Failure::sent(Kind::Lost, "the tunnel was repaired while a read waited")
+        }
+        () = ask_for_probes_until(call, endpoint, call.head_bound()) => {
+            Failure::sent(Kind::HeadLate, "the head of the answer did not come in time")
+        }
+    }
+}
+
+/// Returns when a cheap read had its time and the budget allows to ask another backend.
+async fn hedge(endpoint: &Endpoint) {
+    let usual = endpoint.pace.patience(HEDGE_LEAST, HEDGE_MOST);
+    Deadline::after(usual).passed().await;
+    // Those that find the budget spent wait until the endpoint is known to be slow.
+    endpoint.want_probe();
+    if !endpoint.budget.draw() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Whether an answer is one: from a backend that is not the active one "not there" is none, and

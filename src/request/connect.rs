@@ -1,27 +1,46 @@
-//! A connection to one endpoint: an idle one that still works, else a fresh dial.
+//! A connection to one endpoint: an idle one that still works, else the next one that a dial
+//! brings.
 //!
-//! Nothing is sent here, so every failure is free to try again.
+//! Nothing is sent here, so every failure is free to try again. Requests race dials, not requests:
+//! a dial that is not answered within its head start is joined by fresh ones, as lost SYNs back
+//! off and new ones do not.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::call::Call;
 use crate::endpoint::connection::Connection;
+use crate::endpoint::dials::Permit;
 use crate::endpoint::live::Endpoint;
 use crate::health::passive;
+use crate::metrics::Metrics;
+use crate::tailnet::Tailnet;
 use crate::wire;
-use crate::words::clock::Deadline;
+use crate::wire::stream::Stream;
+use crate::words::clock::{Clock, Deadline};
+use crate::words::effect::Effect;
 use crate::words::outcome::{Failure, Kind};
+use crate::words::units::show_duration;
 
 /// While a request waits longer than this, its endpoint is probed on a fresh dial: on kept-alive
 /// connections nothing else would notice a machine that fell asleep.
-pub(super) const ASK_AFTER: Duration = Duration::from_millis(500);
+const ASK_AFTER: Duration = Duration::from_millis(500);
+/// The same where answers usually come so fast that a tenth of a second tells.
+const ASK_SOON: Duration = Duration::from_millis(100);
+/// How long a dial that used up its time may take to say so.
+const LAST_WORD: Duration = Duration::from_millis(100);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A reused connection that dies under a write leaves its outcome unknown, so writes use only
 /// those that were busy a moment ago.
 const FOR_CHANGES: Duration = Duration::from_secs(2);
+
+/// An inference that another backend could take is sent on a connection in use only while its
+/// machine was heard so lately. Once sent it is not moved before the machine is known to sleep; a
+/// dial takes a round trip, proves that it is awake, and can be raced.
+const FOR_INFERENCE: Duration = Duration::from_millis(20);
 
 /// How an attempt may get its connection.
 #[derive(Clone, Copy)]
@@ -37,7 +56,7 @@ pub(super) struct Terms {
 /// A connection to `endpoint`.
 pub(super) async fn connect(
     call: &Call<'_>,
-    endpoint: &Endpoint,
+    endpoint: &Arc<Endpoint>,
     terms: Terms,
 ) -> Result<Connection, Failure> {
     if let Some(connection) = idle(call, endpoint, terms).await {
@@ -45,62 +64,47 @@ pub(super) async fn connect(
     }
     let able = endpoint.verdict().able();
     let within = bound(call, terms, able);
+    // A dial that ends with its own time says more than that the time is over.
+    let grace = if within < call.timeouts().connect {
+        Duration::ZERO
+    } else {
+        LAST_WORD
+    };
     let mut waiting = endpoint.lost.wait();
+    let line = endpoint.dials.wait();
+    Dialler::new(call, endpoint).start(endpoint.dials.need());
     tokio::select! {
         biased;
-        opened = open(call, endpoint, terms, within) => opened,
+        delivery = line => delivery.unwrap_or_else(|_| Err(Failure::unsent(Kind::Lost, "no dial"))),
         () = waiting.unable(), if able && terms.others => Err(Failure::unsent(
             Kind::Lost,
             "it stopped answering while it was dialled",
         )),
-        never = ask_for_probes(endpoint) => never,
+        () = Deadline::after(within + grace).passed() => Err(Failure::unsent(
+            Kind::Silent,
+            format!("no dial was answered within {}", show_duration(within)),
+        )),
     }
 }
 
 /// An idle connection that a request may use.
 async fn idle(call: &Call<'_>, endpoint: &Endpoint, terms: Terms) -> Option<Connection> {
-    if terms.fresh {
-        return None;
-    }
-    let changes = call.meaning.effect.changes();
-    endpoint
-        .idle
-        .take(if changes { FOR_CHANGES } else { Duration::MAX })
-        .await
-}
-
-/// Dials, as soon as there is a place for one more dial.
-async fn open(
-    call: &Call<'_>,
-    endpoint: &Endpoint,
-    terms: Terms,
-    within: Duration,
-) -> Result<Connection, Failure> {
-    let deadline = Deadline::after(within);
-    let waits = endpoint.dials.available_permits() == 0;
-    let place = tokio::select! {
-        biased;
-        place = endpoint.dials.acquire() => place,
-        () = deadline.passed() => {
-            return Err(Failure::unsent(Kind::Silent, "others are dialling it already, in vain"));
+    call.proxy.look_for_a_freeze();
+    let heard = || endpoint.machine.heard_ago();
+    let younger_than = match call.meaning.effect {
+        _ if terms.fresh => return None,
+        Effect::Inference if terms.others && heard().is_none_or(|ago| ago >= FOR_INFERENCE) => {
+            return None;
         }
+        effect if effect.changes() => FOR_CHANGES,
+        _ => Duration::MAX,
     };
-    if waits {
-        // Meanwhile a connection may have become idle.
-        if let Some(connection) = idle(call, endpoint, terms).await {
-            return Ok(connection);
-        }
-    }
-    let (began, within) = (Instant::now(), deadline.left());
-    let dialled = wire::open(&call.proxy.tailnet, &endpoint.place, within).await;
-    drop(place);
-    let cut = began.elapsed() >= within;
-    record(call, endpoint, began.elapsed(), cut, dialled.as_ref().err());
-    Connection::open(dialled?, &endpoint.lost).await
+    endpoint.idle.take(younger_than).await
 }
 
-/// How long one dial may take. While another candidate is left it does not use up the patience
-/// that is left for that one, and an endpoint that is not thought able gets no longer than a probe.
+/// How long one attempt may wait for a dial. While another candidate is left it does not use up
+/// the patience that is left for that one, and an endpoint that is not thought able gets no longer
+/// than a probe.
 fn bound(call: &Call<'_>, terms: Terms, able: bool) -> Duration {
     let timeouts = call.timeouts();
     match (terms.others, able) {
@@ -110,43 +114,104 @@ fn bound(call: &Call<'_>, terms: Terms, able: bool) -> Duration {
     }
 }
 
-/// Counts a dial and brings what it says about the endpoint. `cut`: it used up the time that it
-/// was given.
-fn record(
+/// Runs dials for whoever waits for one. A task of its own a dial, so that one that outlives its
+/// requester serves the next.
+#[derive(Clone)]
+struct Dialler {
+    endpoint: Arc<Endpoint>,
+    tailnet: Arc<Tailnet>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+    /// `race` as configured, and as the dials of the endpoint make of it.
+    configured: Duration,
+    race: Duration,
+    connect: Duration,
+}
+
+impl Dialler {
+    fn new(call: &Call<'_>, endpoint: &Arc<Endpoint>) -> Self {
+        Self {
+            endpoint: Arc::clone(endpoint),
+            tailnet: Arc::clone(&call.proxy.tailnet),
+            metrics: Arc::clone(&call.proxy.metrics),
+            clock: call.proxy.clock,
+            configured: call.timeouts().race,
+            race: endpoint.pace.race(call.timeouts().race),
+            connect: call.timeouts().connect,
+        }
+    }
+
+    fn start(&self, permit: Option<Permit>) {
+        let Some(permit) = permit else { return };
+        let endpoint = Arc::clone(&self.endpoint);
+        let permit = Arc::new(permit);
+        let task = tokio::spawn(self.clone().run(Arc::clone(&permit)));
+        endpoint.dials.started(&permit, task.abort_handle());
+    }
+
+    /// One dial, and the next one if more requests wait than dials run.
+    async fn run(self, permit: Arc<Permit>) {
+        let began = Instant::now();
+        let dialled = self.dial().await;
+        self.record(began.elapsed(), dialled.as_ref().err());
+        let opened = match dialled {
+            Ok(stream) => Connection::open(stream, &self.endpoint.lost).await,
+            Err(failure) => Err(failure),
+        };
+        if let Some(spare) = self.endpoint.dials.ended(&permit, opened) {
+            self.endpoint.idle.put(spare);
+        }
+        self.start(self.endpoint.dials.need());
+    }
+
+    /// Dials; when that is late, or the tunnel was repaired meanwhile, a fresh dial begins beside.
+    async fn dial(&self) -> Result<Stream, Failure> {
+        let mut waiting = self.endpoint.lost.wait();
+        let mut pause = self.race;
+        let began = Instant::now();
+        let dialling = wire::open(&self.tailnet, &self.endpoint.place, self.connect);
+        tokio::pin!(dialling);
+        loop {
+            tokio::select! {
+                biased;
+                dialled = &mut dialling => return dialled,
+                () = waiting.repaired() => self.start(self.endpoint.dials.freshen(Duration::ZERO)),
+                () = Deadline::after(pause).passed() => {
+                    passive::late(&self.endpoint, began.elapsed(), self.clock);
+                    self.start(self.endpoint.dials.freshen(self.race));
+                    // 250, 550, 950 ms: not a flood.
+                    pause += self.race / 5;
+                }
+            }
+        }
+    }
+
+    /// Counts a dial and brings what it says about the endpoint.
+    fn record(&self, took: Duration, failure: Option<&Failure>) {
+        let endpoint = &self.endpoint;
+        let Some(failure) = failure else {
+            endpoint.handles.connects_ok.inc();
+            endpoint.handles.connect_seconds.observe(took.as_secs_f64());
+            endpoint.pace.dialled(took, self.configured);
+            passive::dialled(endpoint, self.clock);
+            return;
+        };
+        let labels = [endpoint.key.backend.as_str(), failure.kind.as_str()];
+        self.metrics.connects.with_label_values(&labels).inc();
+        passive::undialled(endpoint, failure, took, self.clock);
+    }
+}
+
+/// Asks for probes of `endpoint` for as long as a request waits on it, until `bound` has passed.
+pub(super) async fn ask_for_probes_until(
     call: &Call<'_>,
     endpoint: &Endpoint,
-    took: Duration,
-    cut: bool,
-    failure: Option<&Failure>,
+    mut bound: Deadline,
 ) {
-    let Some(failure) = failure else {
-        endpoint.handles.connects_ok.inc();
-        endpoint.handles.connect_seconds.observe(took.as_secs_f64());
-        endpoint.machine.hear();
-        return;
+    let mut pause = match call.meaning.effect {
+        Effect::Inference => ASK_AFTER,
+        _ => endpoint.pace.patience(ASK_SOON, ASK_AFTER),
     };
-    let labels = [endpoint.key.backend.as_str(), failure.kind.as_str()];
-    call.proxy.metrics.connects.with_label_values(&labels).inc();
-    // A dial that we cut short ourselves says nothing.
-    let cut = failure.kind == Kind::Silent || failure.kind == Kind::Tls && cut;
-    if !cut || took >= call.timeouts().probe {
-        passive::failed(endpoint, failure, call.proxy.clock);
-    }
-}
-
-/// Asks for probes of `endpoint` for as long as somebody waits on it.
-pub(super) async fn ask_for_probes<T>(endpoint: &Endpoint) -> T {
-    let mut pause = ASK_AFTER;
-    loop {
-        tokio::time::sleep(pause).await;
-        endpoint.want_probe();
-        pause = ASK_AGAIN;
-    }
-}
-
-/// The same until `bound` has passed.
-pub(super) async fn ask_for_probes_until(endpoint: &Endpoint, mut bound: Deadline) {
-    let mut pause = ASK_AFTER;
     while !bound.tick(pause).await {
         endpoint.want_probe();
         pause = ASK_AGAIN;

@@ -30,7 +30,7 @@ use std::sync::Arc;
 use crate::metrics::Metrics;
 use crate::reload::store::Store;
 use crate::tailnet::Tailnet;
-use crate::words::clock::Clock;
+use crate::words::clock::{Clock, Pulse};
 use payload::Budget;
 use record::AccessLog;
 
@@ -43,6 +43,7 @@ pub struct Proxy {
     clock: Clock,
     budget: Budget,
     ids: record::Ids,
+    pulse: Pulse,
 }
 
 impl Proxy {
@@ -63,6 +64,17 @@ impl Proxy {
             clock,
             budget,
             ids,
+            pulse: Pulse::new(clock),
+        }
+    }
+
+    /// After a freeze idle connections may be dead without knowing: drops them. Whoever comes
+    /// first after it, a request or the beat of the data thread, sees to it.
+    fn look_for_a_freeze(&self) {
+        if self.pulse.beat().is_some() {
+            for endpoint in self.store.live().endpoints.iter().flatten() {
+                endpoint.idle.clear();
+            }
         }
     }
 }

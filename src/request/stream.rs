@@ -72,7 +72,10 @@ impl Passing {
         match self.body.poll(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 let length = frame.data_ref().map_or(0, Bytes::len);
-                self.watch.progressed();
+                if self.watch.progressed() {
+                    // A machine whose bytes come is awake, however silent its ports.
+                    self.endpoint.machine.hear();
+                }
                 if let Some(record) = self.record.as_mut() {
                     record.passed(length);
                 }
@@ -105,7 +108,7 @@ impl Passing {
     /// The upstream gave a clean end: its connection may carry the next request.
     fn complete(&mut self) {
         if let Some(connection) = self.connection.take() {
-            self.endpoint.idle.put(connection);
+            self.endpoint.give_back(connection);
         }
         if let Some(record) = self.record.take() {
             record.finish(End::Complete);
@@ -212,10 +215,13 @@ impl Watch {
         }
     }
 
-    fn progressed(&mut self) {
-        if self.timer.is_some() {
+    /// A piece came; whether it was waited for.
+    fn progressed(&mut self) -> bool {
+        let waited = self.timer.is_some();
+        if waited {
             self.last = Instant::now();
         }
+        waited
     }
 
     /// Ready when the body is late.
