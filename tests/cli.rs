@@ -416,7 +416,7 @@ fn status_health_and_explain_ask_the_running_instance() {
     .take();
     let explained = text(&ended(explain, 0).stdout);
     assert!(
-        explained.contains("1.        macbook-m1: active:default [up]"),
+        explained.contains("1.        macbook-m1: active:default [up: answered]"),
         "{explained}"
     );
 }

@@ -4,6 +4,7 @@
 
 mod admin;
 mod candidates;
+mod chaos;
 mod dial;
 mod effects;
 mod ends;
@@ -14,11 +15,14 @@ mod limits;
 mod many;
 mod odd;
 mod ports;
+mod race;
 mod reload;
+mod repair;
 mod rescue;
 mod retries;
 mod streams;
 mod support;
+mod thaw;
 mod tls;
 mod token;
 mod tunnel;

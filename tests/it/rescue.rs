@@ -25,12 +25,18 @@ pub(crate) struct Tailnet {
 }
 
 impl Tailnet {
-    /// Ends the app and proves that no connection of it is left, to tailscaled and through it.
+    /// Ends the app and proves that no connection of it is left, to tailscaled and through it: at
+    /// once, but for dials that nobody answers, which end by themselves.
     pub(crate) async fn ends_clean(self) {
         self.app.stop().await;
-        soon(self.fake.open().wait_for(|open| *open == 0))
-            .await
-            .unwrap();
+        let mut open = self.fake.open();
+        let closed = open.wait_for(|open| *open == 0);
+        let (closed, took) = self.time.run(soon(closed)).await;
+        closed.unwrap();
+        assert!(
+            took < 11 * SECOND,
+            "a dial outlived its own limit: {took:?}"
+        );
         for upstream in self.ollama.iter().chain(&self.qdrant) {
             upstream.all_closed().await;
         }

@@ -247,7 +247,7 @@ async fn no_head_in_time_is_504_and_the_upstream_is_let_go() {
     let rows = [
         ("GET", "/qdrant/collections"),
         ("POST", "/ollama/api/chat"),
-        ("GET", "/ollama/api/tags"),
+        ("GET", "/ollama/api/ps"),
     ];
     for (method, target) in rows {
         let stage = stage("timeouts.head = \"2s\"").await;

@@ -23,7 +23,7 @@ fn toml(port: u16, more: &str) -> String {
     format!(
         "listen = {{ data = \"127.0.0.1:0\", admin = \"127.0.0.1:0\" }}\n\
          backends.cloud = {{ url = \"https://localhost:{port}\"{more} }}\n\
-         services.qdrant = {{ backends = [\"cloud\"], timeouts = {{ wait = \"200ms\", probe = \"300ms\" }} }}\n"
+         services.qdrant = {{ backends = [\"cloud\"], timeouts = {{ wait = \"200ms\", connect = \"150ms\", probe = \"300ms\" }} }}\n"
     )
 }
 

@@ -58,7 +58,7 @@ folder_of() {
 # inputs_of PART: everything that decides what it becomes.
 inputs_of() {
     case $1 in
-    net) cat "$here"/control/{go.mod,go.sum,main.go} && uname -m ;;
+    net) cat "$here"/control/{go.mod,go.sum,main.go,relay.go} && uname -m ;;
     python) cat "$requirements" && python3 --version && uname -m ;;
     ollama) echo "$OLLAMA_VERSION" && cat "$here/ollama-stub/miniaudio/miniaudio.h" && uname -m ;;
     model) inputs_of ollama && cat "$requirements" "$here/tiny_gguf.py" "$here/Modelfile" ;;

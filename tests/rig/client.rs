@@ -1,14 +1,18 @@
-//! A small HTTP/1.1 client: one request a connection, whole answers or their pieces as they come.
+//! A small HTTP/1.1 client: whole answers or their pieces as they come, one request a connection,
+//! or on kept-alive ones.
 //!
-//! Connections are never kept, so that a test knows what was fresh. Every call is bounded.
+//! Which of the two is the caller's choice, so that a test knows what was fresh. Every call is
+//! bounded.
 
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -146,6 +150,72 @@ async fn pieces(mut body: Incoming, started: Instant) -> Result<Vec<Piece>, hype
         }
     }
     Ok(pieces)
+}
+
+/// Kept-alive connections to one place, as a client library keeps them.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    to: SocketAddr,
+    idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
+}
+
+impl Kept {
+    /// None yet.
+    pub(crate) fn new(to: SocketAddr) -> Self {
+        Self {
+            to,
+            idle: Mutex::default(),
+        }
+    }
+
+    /// Sends one request, on a connection that is idle if there is one, and reads the whole answer.
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: &str,
+    ) -> Result<Answer, NoAnswer> {
+        let started = Instant::now();
+        let exchange = async {
+            let mut sender = match self.take() {
+                Some(sender) => sender,
+                None => self.open().await?,
+            };
+            let answer = sender.send_request(request(method, path, body)).await?;
+            let (head, body) = answer.into_parts();
+            let body = body.collect().await?.to_bytes();
+            self.locked().push(sender);
+            Ok(Answer {
+                status: head.status,
+                headers: head.headers,
+                body,
+                elapsed: started.elapsed(),
+            })
+        };
+        bounded(exchange).await
+    }
+
+    fn take(&self) -> Option<SendRequest<Full<Bytes>>> {
+        let mut idle = self.locked();
+        while let Some(sender) = idle.pop() {
+            if sender.is_ready() {
+                return Some(sender);
+            }
+        }
+        None
+    }
+
+    async fn open(&self) -> Result<SendRequest<Full<Bytes>>, AnyError> {
+        let stream = TcpStream::connect(self.to).await?;
+        let (sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    fn locked(&self) -> std::sync::MutexGuard<'_, Vec<SendRequest<Full<Bytes>>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Answer {

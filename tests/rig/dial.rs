@@ -24,6 +24,29 @@ pub(crate) async fn localapi(socket: &Path, host: &str, port: u16) -> io::Result
     Ok(stream)
 }
 
+/// Whether the tailscaled on `socket` has a direct path to a machine now.
+pub(crate) async fn has_direct_path(socket: &Path, host: &str) -> bool {
+    let status = ask(socket, "GET", "status").await.unwrap_or_default();
+    let peers = status["Peer"].as_object();
+    let mut peers = peers.into_iter().flat_map(|peers| peers.values());
+    let of_host = |peer: &&serde_json::Value| peer["HostName"] == host;
+    peers
+        .find(of_host)
+        .is_some_and(|peer| peer["CurAddr"].as_str().is_some_and(|at| !at.is_empty()))
+}
+
+/// The JSON of a question to LocalAPI.
+async fn ask(socket: &Path, method: &str, path: &str) -> io::Result<serde_json::Value> {
+    let mut stream = UnixStream::connect(socket).await?;
+    let request =
+        format!("{method} /localapi/v0/{path} HTTP/1.0\r\nHost: local-tailscaled.sock\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    read_head(&mut stream).await?;
+    let mut body = Vec::new();
+    stream.read_to_end(&mut body).await?;
+    serde_json::from_slice(&body).map_err(io::Error::other)
+}
+
 /// A stream to `host:port` by the SOCKS5 proxy, which resolves the name.
 pub(crate) async fn socks5(proxy: SocketAddr, host: &str, port: u16) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect(proxy).await?;

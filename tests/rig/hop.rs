@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -42,6 +43,10 @@ pub(crate) struct Routing {
     pub(crate) own_addresses: bool,
     /// Whether there is an object store on both Macs.
     pub(crate) store: bool,
+    /// `tailnet.repair`.
+    pub(crate) repair: bool,
+    /// The user that tailhop runs as, instead of tailscaled's.
+    pub(crate) user: Option<u32>,
 }
 
 impl Default for Routing {
@@ -53,6 +58,8 @@ impl Default for Routing {
             switch_at: "2099-01-01".into(),
             own_addresses: false,
             store: false,
+            repair: true,
+            user: None,
         }
     }
 }
@@ -94,6 +101,12 @@ impl Hop {
 
         let mut command = Command::new(binary());
         command.env_clear().arg("run").arg("--config").arg(config);
+        if let Some(level) = std::env::var_os("LOG_LEVEL") {
+            command.env("LOG_LEVEL", level);
+        }
+        if let Some(user) = routing.user {
+            command.uid(user);
+        }
         let process = Process::start(&rig.cr.host, &mut command, &folder.join("log"));
         Self {
             process: process.expect("tailhop starts"),
@@ -109,6 +122,47 @@ impl Hop {
     pub(crate) async fn send(&self, method: Method, path: &str, body: &str) -> Answer {
         let answer = client::send(DATA, method, path, body).await;
         answer.unwrap_or_else(|why| panic!("{}\n{self}", why.0))
+    }
+
+    /// Its process.
+    pub(crate) fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// The sum of a metric family over all labels that contain `label`.
+    pub(crate) async fn metric(&self, family: &str, label: &str) -> f64 {
+        let text = client::get(ADMIN, "/metrics").await;
+        let text = text.unwrap_or_else(|why| panic!("{}\n{self}", why.0));
+        let of_family = |line: &&str| line.starts_with(family) && line.contains(label);
+        let value = |line: &str| line.rsplit(' ').next()?.parse::<f64>().ok();
+        let lines = text.text().lines().filter(of_family);
+        lines.filter_map(value).sum()
+    }
+
+    /// Open descriptors and resident KiB.
+    pub(crate) fn holds(&self) -> (usize, usize) {
+        let pid = self.process.id();
+        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let resident = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .and_then(|rest| rest.trim().split(' ').next()?.parse().ok());
+        (descriptors, resident.unwrap_or(0))
+    }
+
+    /// The verdict and its evidence of a backend's service.
+    pub(crate) async fn verdict(&self, service: &str, backend: &str) -> (String, String) {
+        let status = self.status().await;
+        let services = status["services"].as_array().cloned().unwrap_or_default();
+        let named = |all: &[serde_json::Value], name: &str| {
+            all.iter().find(|one| one["name"] == name).cloned()
+        };
+        let service = named(&services, service).unwrap_or_default();
+        let backends = service["backends"].as_array().cloned().unwrap_or_default();
+        let backend = named(&backends, backend).unwrap_or_default();
+        let word = |key: &str| backend[key].as_str().unwrap_or_default().to_owned();
+        (word("verdict"), word("evidence"))
     }
 
     /// The JSON of `/status`.
@@ -135,6 +189,8 @@ impl Routing {
             switch_at,
             own_addresses,
             store,
+            repair,
+            ..
         } = self;
         let own = |address: &str| {
             let listen = format!("listen = \"{address}\"");
@@ -152,6 +208,7 @@ impl Routing {
             dial   = "{dial}"
             socket = "{socket}"
             proxy  = "{PROXY}"
+            repair = {repair}
 
             [backends]
             macbook-m1 = {{ host = "{first}" }}

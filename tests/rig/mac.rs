@@ -1,4 +1,4 @@
-//! A scripted Mac: an HTTP server on 127.0.0.1:11434 and another on :6333 of its machine, that
+//! A scripted Mac: an HTTP server on port 11434 and another on 6333 of its machine, that
 //! answer as Ollama and Qdrant would, remember every request, and misbehave when told.
 //!
 //! Answers carry `x-mac: <name>`, so a test sees which Mac spoke. Switched off, both ports refuse.
@@ -53,6 +53,8 @@ struct Script {
     hold: Option<Method>,
     /// Silence before the head of each answer to this method.
     head_delay: Option<(Method, Duration)>,
+    /// What names the model `large` gets no head, as long as this holds.
+    loading: bool,
 }
 
 /// One scripted Mac.
@@ -98,6 +100,17 @@ impl Mac {
     /// Is silent before the head of each answer to a method, for so long.
     pub(crate) fn delay_head(&self, delay: Option<(Method, Duration)>) {
         self.script.send_modify(|script| script.head_delay = delay);
+    }
+
+    /// Loads the model `large`: whoever asks for it waits until it is told otherwise.
+    pub(crate) fn load(&self, loading: bool) {
+        self.script.send_modify(|script| script.loading = loading);
+    }
+
+    /// How many requests of `method` that name the model `large` reached it.
+    pub(crate) fn seen_large(&self, method: &Method) -> usize {
+        let all = self.seen(method);
+        all.iter().filter(|seen| wants_large(&seen.body)).count()
     }
 
     /// Forgets what it saw and behaves well again.
@@ -193,7 +206,7 @@ impl Mac {
         };
         self.seen.send_modify(|all| all.push(seen));
 
-        self.obey(&method).await;
+        self.obey(&method, &body).await;
         let mut reply = match port {
             OLLAMA => ollama(&method, &path, &body),
             _ => qdrant(&method, &path),
@@ -204,7 +217,7 @@ impl Mac {
         Ok(reply)
     }
 
-    async fn obey(&self, method: &Method) {
+    async fn obey(&self, method: &Method, body: &[u8]) {
         let mut script = self.script.subscribe();
         let delay = script.borrow().head_delay.clone();
         if let Some((_, delay)) = delay.filter(|(delayed, _)| delayed == method) {
@@ -212,11 +225,15 @@ impl Mac {
         }
         let held = |script: &Script| script.hold.as_ref() == Some(method);
         let _ = script.wait_for(|script| !held(script)).await;
+        if wants_large(body) {
+            let _ = script.wait_for(|script| !script.loading).await;
+        }
     }
 }
 
 async fn listen(port: u16) -> TcpListener {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    // tailscaled asks on 127.0.0.1; without a tailnet the machine's own address is asked.
+    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     TcpListener::bind(address)
         .await
         .expect("the port is free in this namespace")
@@ -255,6 +272,10 @@ fn model() -> serde_json::Value {
 
 fn wants_stream(body: &[u8]) -> bool {
     serde_json::from_slice(body).is_ok_and(|body: serde_json::Value| body["stream"] != false)
+}
+
+fn wants_large(body: &[u8]) -> bool {
+    serde_json::from_slice(body).is_ok_and(|body: serde_json::Value| body["model"] == "large")
 }
 
 fn chat_piece(number: usize) -> serde_json::Value {

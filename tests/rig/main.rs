@@ -5,17 +5,22 @@
 
 mod client;
 mod dial;
+mod direct;
+mod faults;
 mod hop;
 mod janitor;
 mod load;
 mod mac;
+mod mix;
 mod net;
 mod node;
 mod parts;
 mod process;
 mod python;
 mod rig;
+mod soak;
 mod trap;
+mod tunnel;
 mod wait;
 
 use std::time::Duration;

@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
@@ -152,14 +153,50 @@ impl Host {
         self.nft(&format!("add rule inet rig out {rule} drop"))
     }
 
+    /// Loses, in both directions and without a word to either side, what passes this machine's cable
+    /// and matches one of `rules`, in the words of nftables.
+    pub(crate) fn lose(&self, rules: &[&str]) -> io::Result<()> {
+        let (name, mut words) = (self.name, String::from("add table netdev rig\n"));
+        for hook in ["ingress", "egress"] {
+            let chain = format!("netdev rig {name}-{hook}");
+            words += &format!(
+                "add chain {chain} {{ type filter hook {hook} device {name} priority 0; }}\n"
+            );
+            for rule in rules {
+                words += &format!("add rule {chain} {rule} drop\n");
+            }
+        }
+        nft(&self.hub, &words)
+    }
+
+    /// Loses for ever what belongs to the TCP connections that this machine has with the hub now,
+    /// as a NAT does that forgot them; new ones work. Returns how many there are.
+    pub(crate) fn forget_connections(&self) -> io::Result<usize> {
+        let ports = self.enter(ports_to_hub)?;
+        let all: Vec<String> = ports.iter().map(u16::to_string).collect();
+        let all = all.join(", ");
+        let rules = ["sport", "dport"].map(|side| format!("tcp {side} {{ {all} }}"));
+        self.lose(&[&rules[0], &rules[1]])?;
+        Ok(ports.len())
+    }
+
+    /// Resets at once what comes to this machine and matches `rule`.
+    pub(crate) fn reject_incoming(&self, rule: &str) -> io::Result<()> {
+        self.nft(&format!(
+            "add table inet rig\n\
+             add chain inet rig in {{ type filter hook input priority 0; }}\n\
+             add rule inet rig in {rule} reject with tcp reset"
+        ))
+    }
+
     /// Removes every drop rule.
     pub(crate) fn pass_all(&self) -> io::Result<()> {
-        self.nft("flush ruleset")
+        self.nft("flush ruleset")?;
+        nft(&self.hub, "flush ruleset")
     }
 
     fn nft(&self, words: &str) -> io::Result<()> {
-        let mut command = Command::new("nft");
-        self.enter(|| succeed(command.arg(words)).map(drop))
+        nft(&self.namespace, words)
     }
 
     fn ip(&self, words: &str) -> io::Result<()> {
@@ -178,6 +215,27 @@ fn ip(namespace: &str, words: &str) -> io::Result<()> {
             .args(words.split(' ')),
     )
     .map(drop)
+}
+
+fn nft(namespace: &str, words: &str) -> io::Result<()> {
+    let words = ["netns", "exec", namespace, "nft", words];
+    succeed(Command::new("ip").args(words)).map(drop)
+}
+
+/// The local ports of this machine's established TCP connections with the hub.
+fn ports_to_hub() -> io::Result<Vec<u16>> {
+    const ESTABLISHED: &str = "01";
+    let hub: Ipv4Addr = HUB.parse().map_err(io::Error::other)?;
+    // As the kernel writes it: the address as one number in the machine's order.
+    let hub = format!("{:08X}:", u32::from_ne_bytes(hub.octets()));
+    let table = std::fs::read_to_string("/proc/thread-self/net/tcp")?;
+    let port = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let ours = words.get(2)?.starts_with(&hub) && *words.get(3)? == ESTABLISHED;
+        let port = words.get(1)?.split(':').nth(1)?;
+        u16::from_str_radix(port, 16).ok().filter(|_| ours)
+    };
+    Ok(table.lines().filter_map(port).collect())
 }
 
 /// Runs a command to its end; what it complains about is the error.

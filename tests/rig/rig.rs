@@ -13,7 +13,7 @@ use super::client::get_over;
 use super::dial;
 use super::janitor::{self, Janitor};
 use super::mac::{self, Mac};
-use super::net::Net;
+use super::net::{Host, Net};
 use super::node::{Control, Node};
 use super::parts::{self, Missing};
 use super::wait::eventually;
@@ -93,6 +93,11 @@ impl Rig {
             _control: control,
             _janitor: janitor,
         }
+    }
+
+    /// Where control server and relay stand.
+    pub(crate) fn hub(&self) -> &Host {
+        &self.net.hub
     }
 
     /// Takes every fault back, and returns when both Macs are seen from the container.

@@ -85,7 +85,8 @@ pub(crate) fn behind(fake: &Tailscaled, more: &str) -> String {
     format!(
         "{more}\n\
          listen = {{ data = \"127.0.0.1:0\", admin = \"127.0.0.1:0\" }}\n\
-         tailnet = {{ dial = \"localapi\", socket = \"{}\" }}\n\
+         tailnet.dial = \"localapi\"\n\
+         tailnet.socket = \"{}\"\n\
          backends.m1 = {{}}\n\
          backends.m2 = {{}}\n\
          services.ollama = {{}}\n\

@@ -120,6 +120,12 @@ impl Client {
         }
     }
 
+    /// The head of the next answer, however long it takes.
+    pub(crate) async fn head_alone(&mut self) -> Head {
+        let head = Head::read(&mut self.io, &mut self.buffer).await;
+        head.expect("the connection ended before an answer's head")
+    }
+
     /// Waits for the end of the connection; what came before it.
     pub(crate) async fn rest(&mut self) -> Vec<u8> {
         let mut framing = Framing::UntilClose;

@@ -13,17 +13,22 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tailhop::config::snapshot::{DialWay, Tailnet};
 use tempfile::TempDir;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 /// The suffix of the tailnet.
 pub(crate) const SUFFIX: &str = "tail1234.ts.net";
 
 /// tailscaled's fixed limit of a SOCKS5 dial.
 const SOCKS_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a dial that was stuck in a broken tunnel stays so after its repair.
+const STUCK: Duration = Duration::from_secs(3);
+/// A ping of so many bytes is too large for what a direct path is known to carry.
+const OVERSIZED: u32 = 1400;
 
 /// What the proxy port speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +57,7 @@ pub(crate) struct Tailscaled {
 struct Net {
     script: Mutex<Script>,
     open: watch::Sender<usize>,
+    killed: watch::Sender<bool>,
 }
 
 struct Script {
@@ -61,9 +67,27 @@ struct Script {
     outside: HashMap<String, IpAddr>,
     proxy: Proxy,
     status_hangs: bool,
+    status_takes: Duration,
     statuses: usize,
+    pings_hang: bool,
+    debug: Debug,
+    relay_alive: bool,
     dialled: Vec<String>,
+    pinged: Vec<(String, Instant)>,
+    repaired: Vec<(String, Instant)>,
     left_by_host: Vec<SocketAddr>,
+}
+
+/// What LocalAPI's `debug` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Debug {
+    Works,
+    /// 403: neither root nor tailscaled's own user.
+    Forbidden,
+    /// 501: built without it.
+    Absent,
+    /// tailscaled dies of it.
+    Kills,
 }
 
 #[derive(Clone)]
@@ -71,7 +95,21 @@ struct Machine {
     ip: Ipv4Addr,
     ports: HashMap<u16, SocketAddr>,
     greeting: Vec<u8>,
+    stopped: bool,
+    path: Path,
+    /// Whether bytes pass between it and us now.
     awake: watch::Sender<bool>,
+}
+
+/// The way of the bytes to a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Path {
+    Relay,
+    Direct,
+    /// It was direct, is lost, and tailscaled still trusts it.
+    Lost,
+    /// The same, and so does the machine's own end, which no repair here changes.
+    LostThere,
 }
 
 impl Tailscaled {
@@ -94,8 +132,14 @@ impl Tailscaled {
             outside: HashMap::from([("localhost".into(), Ipv4Addr::LOCALHOST.into())]),
             proxy: Proxy::Both,
             status_hangs: false,
+            status_takes: Duration::ZERO,
             statuses: 0,
+            pings_hang: false,
+            debug: Debug::Works,
+            relay_alive: true,
             dialled: Vec::new(),
+            pinged: Vec::new(),
+            repaired: Vec::new(),
             left_by_host: Vec::new(),
         };
         Self {
@@ -105,6 +149,7 @@ impl Tailscaled {
             net: Arc::new(Net {
                 script: Mutex::new(script),
                 open: watch::Sender::new(0),
+                killed: watch::Sender::new(false),
             }),
             running: JoinSet::new(),
         }
@@ -113,6 +158,7 @@ impl Tailscaled {
     /// Starts it, also after [`Self::stop`]: same socket path, same port.
     pub(crate) async fn begin(&mut self) {
         drop(std::fs::remove_file(self.socket()));
+        self.net.killed.send_replace(false);
         let api = UnixListener::bind(self.socket()).unwrap();
         let proxy = TcpListener::bind(self.proxy).await.unwrap();
         self.running
@@ -145,6 +191,7 @@ impl Tailscaled {
             dial,
             socket: self.socket(),
             proxy: self.proxy,
+            repair: true,
         }
     }
 
@@ -164,16 +211,85 @@ impl Tailscaled {
     /// Stops the machine `name`, as SIGSTOP of its tailscaled: nothing comes from it any more, on
     /// dials and on open connections.
     pub(crate) fn silence(&self, name: &str) {
-        self.machine(name, |machine| {
-            machine.awake.send_modify(|awake| *awake = false);
-        });
+        self.fault(|script| script.named(name).stopped = true);
     }
 
     /// Lets it go on.
     pub(crate) fn wake(&self, name: &str) {
-        self.machine(name, |machine| {
-            machine.awake.send_modify(|awake| *awake = true);
-        });
+        self.fault(|script| script.named(name).stopped = false);
+    }
+
+    /// Reaches the machine `name` by a direct path from now on, as `status` says too.
+    pub(crate) fn direct(&self, name: &str) {
+        self.fault(|script| script.named(name).path = Path::Direct);
+    }
+
+    /// Loses the direct path to the machine `name`: nothing passes until `rebind`.
+    pub(crate) fn path_lost(&self, name: &str) {
+        self.fault(|script| script.named(name).path = Path::Lost);
+    }
+
+    /// The same, but the machine was sending and trusts the dead path too: nothing passes until
+    /// [`Self::path_found`].
+    pub(crate) fn path_lost_there(&self, name: &str) {
+        self.fault(|script| script.named(name).path = Path::LostThere);
+    }
+
+    /// The machine's own end gave its direct path up: all goes by relay.
+    pub(crate) fn path_found(&self, name: &str) {
+        self.fault(|script| script.named(name).path = Path::Relay);
+    }
+
+    /// The relay connection is dead and nobody knows: nothing passes to machines without a direct
+    /// path until `break-derp-conns`.
+    pub(crate) fn relay_dead(&self) {
+        self.fault(|script| script.relay_alive = false);
+    }
+
+    /// The relay works again by itself.
+    pub(crate) fn relay_back(&self) {
+        self.fault(|script| script.relay_alive = true);
+    }
+
+    /// `debug` is refused: 403.
+    pub(crate) fn forbid_debug(&self) {
+        self.script().debug = Debug::Forbidden;
+    }
+
+    /// `debug` is not built in: 501.
+    pub(crate) fn no_debug(&self) {
+        self.script().debug = Debug::Absent;
+    }
+
+    /// The next `debug` kills it.
+    pub(crate) fn die_in_repair(&self) {
+        self.script().debug = Debug::Kills;
+    }
+
+    /// Pings are accepted and never answered, not even with an error.
+    pub(crate) fn hang_ping(&self) {
+        self.script().pings_hang = true;
+    }
+
+    /// How long `status` takes.
+    pub(crate) fn slow_status(&self, takes: Duration) {
+        self.script().status_takes = takes;
+    }
+
+    /// The machines it was asked to ping, and when.
+    pub(crate) fn pinged(&self) -> Vec<(String, Instant)> {
+        self.script().pinged.clone()
+    }
+
+    /// The debug actions it was asked for, refused ones too.
+    pub(crate) fn repairs(&self) -> Vec<String> {
+        let script = self.script();
+        script.repaired.iter().map(|(act, _)| act.clone()).collect()
+    }
+
+    /// When they were asked for.
+    pub(crate) fn repair_times(&self) -> Vec<Instant> {
+        self.script().repaired.iter().map(|(_, at)| *at).collect()
     }
 
     /// Takes it out of the tailnet: the name becomes unknown.
@@ -236,18 +352,56 @@ impl Tailscaled {
     }
 
     fn machine(&self, name: &str, change: impl FnOnce(&mut Machine)) {
+        change(self.script().named(name));
+    }
+
+    fn fault(&self, change: impl FnOnce(&mut Script)) {
         let mut script = self.script();
-        let number = u8::try_from(script.machines.len() + 11).unwrap();
-        let machine = script
-            .machines
-            .entry(name.into())
-            .or_insert_with(|| Machine {
-                ip: Ipv4Addr::new(100, 64, 0, number),
-                ports: HashMap::new(),
-                greeting: Vec::new(),
-                awake: watch::Sender::new(true),
+        change(&mut script);
+        script.settle();
+    }
+}
+
+impl Script {
+    fn named(&mut self, name: &str) -> &mut Machine {
+        let number = u8::try_from(self.machines.len() + 11).unwrap();
+        self.machines.entry(name.into()).or_insert_with(|| Machine {
+            ip: Ipv4Addr::new(100, 64, 0, number),
+            ports: HashMap::new(),
+            greeting: Vec::new(),
+            stopped: false,
+            path: Path::Relay,
+            awake: watch::Sender::new(true),
+        })
+    }
+
+    /// Tells everything on its way to a machine whether it passes.
+    fn settle(&self) {
+        for machine in self.machines.values() {
+            let by_relay = machine.path == Path::Relay;
+            let lost = matches!(machine.path, Path::Lost | Path::LostThere);
+            let way = !lost && (self.relay_alive || !by_relay);
+            machine.awake.send_if_modified(|awake| {
+                let passes = way && !machine.stopped;
+                std::mem::replace(awake, passes) != passes
             });
-        change(machine);
+        }
+    }
+
+    fn repair(&mut self, action: &str) {
+        match action {
+            "rebind" => {
+                for machine in self.machines.values_mut() {
+                    // It finds its way over the relay first.
+                    if machine.path != Path::LostThere {
+                        machine.path = Path::Relay;
+                    }
+                }
+            }
+            "break-derp-conns" => self.relay_alive = true,
+            _ => {}
+        }
+        self.settle();
     }
 }
 
@@ -256,9 +410,11 @@ impl Tailscaled {
 async fn serve_localapi(listener: UnixListener, net: Arc<Net>) {
     let mut connections = JoinSet::new();
     loop {
-        let (io, _) = listener.accept().await.unwrap();
+        let Some((io, _)) = net.alive(listener.accept()).await else {
+            return;
+        };
         let net = Arc::clone(&net);
-        connections.spawn(async move { drop(localapi(io, &net).await) });
+        connections.spawn(async move { drop(localapi(BufReader::new(io), &net).await) });
     }
 }
 
@@ -276,16 +432,26 @@ async fn localapi(mut io: impl Io, net: &Net) -> std::io::Result<()> {
         }
         match (request.method.as_str(), request.path.as_str()) {
             ("GET", "/localapi/v0/status") => {
-                let (hangs, status) = net.status();
+                let (hangs, takes, status) = net.status();
                 if hangs {
                     hung_up(&mut io).await;
                     return Ok(());
                 }
+                sleep(takes).await;
                 let head = "Content-Type: application/json\r\n";
                 io.write_all(&answer("200 OK", head, &status.to_string()))
                     .await?;
             }
             ("POST", "/localapi/v0/dial") => return net.localapi_dial(io, &request).await,
+            ("POST", path) if path.starts_with("/localapi/v0/ping?") => {
+                tokio::select! {
+                    pong = net.ping(&request) => io.write_all(&pong).await?,
+                    () = hung_up(&mut io) => return Ok(()),
+                }
+            }
+            ("POST", path) if path.starts_with("/localapi/v0/debug?") => {
+                io.write_all(&net.debug(&request)).await?;
+            }
             _ => {
                 let text = "404 page not found\n";
                 io.write_all(&answer("404 Not Found", "", text)).await?;
@@ -296,6 +462,64 @@ async fn localapi(mut io: impl Io, net: &Net) -> std::io::Result<()> {
 }
 
 impl Net {
+    /// What `accepting` brings, until it is killed.
+    async fn alive<T>(&self, accepting: impl Future<Output = std::io::Result<T>>) -> Option<T> {
+        let mut killed = self.killed.subscribe();
+        tokio::select! {
+            accepted = accepting => Some(accepted.unwrap()),
+            _ = killed.wait_for(|killed| *killed) => None,
+        }
+    }
+
+    /// `POST ping`: answers when its peer does, in the shape of `ipnstate.PingResult`.
+    async fn ping(&self, request: &Request) -> Vec<u8> {
+        let query = |key| request.query(key).unwrap_or_default();
+        let (ip, size) = (query("ip"), query("size").parse().unwrap_or(0));
+        assert_eq!(
+            query("type"),
+            "disco",
+            "only that asks the machine's own end"
+        );
+        let found = {
+            let mut script = self.script.lock().unwrap();
+            let mut all = script.machines.iter();
+            let found = all.find(|(_, machine)| machine.ip.to_string() == ip);
+            let found = found.map(|(name, _)| name.clone());
+            let at = (found.clone().unwrap_or_default(), Instant::now());
+            script.pinged.push(at);
+            found
+        };
+        let Some(name) = found else {
+            return pong(&json!({ "IP": ip, "Err": "no matching peer" }));
+        };
+        loop {
+            if let Some(answer) = self.script.lock().unwrap().pong(&name, size) {
+                return pong(&answer);
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// `POST debug`.
+    fn debug(&self, request: &Request) -> Vec<u8> {
+        let action = request.query("action").unwrap_or_default();
+        let mut script = self.script.lock().unwrap();
+        script.repaired.push((action.to_owned(), Instant::now()));
+        match script.debug {
+            Debug::Works => {
+                script.repair(action);
+                answer("200 OK", "", "done\n")
+            }
+            Debug::Forbidden => answer("403 Forbidden", "", "debug access denied\n"),
+            Debug::Absent => answer("501 Not Implemented", "", "not built in\n"),
+            Debug::Kills => {
+                script.debug = Debug::Works;
+                self.killed.send_replace(true);
+                Vec::new()
+            }
+        }
+    }
+
     async fn localapi_dial(&self, mut io: impl Io, request: &Request) -> std::io::Result<()> {
         let _open = Open::begin(&self.open);
         let upgrade = request.header("upgrade") == Some("ts-dial")
@@ -342,7 +566,7 @@ impl Net {
     }
 
     /// `ipnstate.Status` in the shape that tailscaled writes it.
-    fn status(&self) -> (bool, Value) {
+    fn status(&self) -> (bool, Duration, Value) {
         let mut script = self.script.lock().unwrap();
         script.statuses += 1;
         let running = script.backend_state == "Running";
@@ -350,7 +574,13 @@ impl Net {
         let peers: BTreeMap<String, Value> = script
             .machines
             .iter()
-            .map(|(name, machine)| (format!("nodekey:{name}"), node(name, Some(machine.ip))))
+            .map(|(name, machine)| {
+                let mut peer = node(name, Some(machine.ip));
+                if machine.path != Path::Relay {
+                    peer["CurAddr"] = DIRECT.into();
+                }
+                (format!("nodekey:{name}"), peer)
+            })
             .collect();
         let suffix = if running { SUFFIX } else { "" };
         let status = json!({
@@ -371,8 +601,37 @@ impl Net {
             "User": null,
             "ClientVersion": null,
         });
-        (script.status_hangs, status)
+        (script.status_hangs, script.status_takes, status)
     }
+}
+
+/// The direct path of whatever machine has one.
+const DIRECT: &str = "203.0.113.7:41641";
+
+impl Script {
+    /// What a ping of `size` bytes brings now, if anything.
+    fn pong(&self, name: &str, size: u32) -> Option<Value> {
+        let machine = &self.machines[name];
+        let relayed = self.relay_alive && (size >= OVERSIZED || machine.path == Path::Relay);
+        if machine.stopped || self.pings_hang {
+            return None;
+        }
+        let (endpoint, region, code) = match machine.path {
+            Path::Direct => (DIRECT, 0, ""),
+            _ if relayed => ("", 900, "tok"),
+            _ => return None,
+        };
+        Some(json!({
+            "IP": machine.ip, "NodeIP": machine.ip, "NodeName": name, "Err": "",
+            "LatencySeconds": 0.003, "Endpoint": endpoint, "PeerRelay": "",
+            "DERPRegionID": region, "DERPRegionCode": code,
+        }))
+    }
+}
+
+fn pong(result: &Value) -> Vec<u8> {
+    let head = "Content-Type: application/json\r\n";
+    answer("200 OK", head, &result.to_string())
 }
 
 fn node(name: &str, ip: Option<Ipv4Addr>) -> Value {
@@ -403,7 +662,9 @@ fn node(name: &str, ip: Option<Ipv4Addr>) -> Value {
 async fn serve_proxy(listener: TcpListener, net: Arc<Net>) {
     let mut connections = JoinSet::new();
     loop {
-        let (io, _) = listener.accept().await.unwrap();
+        let Some((io, _)) = net.alive(listener.accept()).await else {
+            return;
+        };
         let net = Arc::clone(&net);
         connections.spawn(async move { drop(proxy(io, &net).await) });
     }
@@ -557,7 +818,13 @@ impl Net {
 impl Machine {
     /// A connection to its port; never, while it is stopped.
     async fn reach(&self, port: u16) -> Result<Link, String> {
-        woken(&mut self.awake.subscribe()).await;
+        let mut awake = self.awake.subscribe();
+        if !*awake.borrow_and_update() {
+            woken(&mut awake).await;
+            // What was dialled into a broken tunnel stays stuck there for a while.
+            sleep(if self.stopped { Duration::ZERO } else { STUCK }).await;
+            woken(&mut awake).await;
+        }
         let refused = || format!("connect tcp {}:{port}: connection was refused", self.ip);
         let to = self.ports.get(&port).ok_or_else(refused)?;
         let io = TcpStream::connect(to).await.map_err(|_| refused())?;
@@ -674,6 +941,16 @@ impl Request {
             path: first.next().unwrap_or_default(),
             headers,
         }))
+    }
+
+    /// A parameter of the query.
+    fn query(&self, key: &str) -> Option<&str> {
+        let (_, query) = self.path.split_once('?')?;
+        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        pairs
+            .into_iter()
+            .find(|(name, _)| *name == key)
+            .map(|(_, value)| value)
     }
 
     fn header(&self, name: &str) -> Option<&str> {

@@ -19,6 +19,10 @@ use tokio::task::JoinHandle;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// One step of the clock, in the test's time.
 const STEP: Duration = Duration::from_millis(50);
+/// The longest step: one of 200 ms looks like a freeze.
+const LONG_STEP: Duration = Duration::from_millis(150);
+/// Turns of the runtime for each such step: as many as a probe has hops.
+const TURNS: usize = 4;
 /// Between two steps, in real time, so that sockets keep up.
 const BREATH: Duration = Duration::from_millis(1);
 
@@ -50,7 +54,7 @@ impl Held {
             tokio::select! {
                 biased;
                 done = &mut future => return (done, began.elapsed()),
-                () = really(BREATH) => tokio::time::advance(STEP).await,
+                () = settled() => tokio::time::advance(STEP).await,
             }
             assert!(
                 Instant::now() < until,
@@ -59,9 +63,47 @@ impl Held {
         }
     }
 
+    /// Lets a long `span` pass, in which little happens: in steps as long as none looks like a
+    /// frozen process.
+    pub(crate) async fn pass_long(&self, span: Duration) {
+        self.pass_in(LONG_STEP, span).await;
+    }
+
+    /// Lets a very long `span` pass, in steps in which all timers fire a little late.
+    pub(crate) async fn pass_hours(&self, span: Duration) {
+        self.pass_in(Duration::from_millis(1900), span).await;
+    }
+
+    async fn pass_in(&self, step: Duration, span: Duration) {
+        let end = tokio::time::Instant::now() + span;
+        while tokio::time::Instant::now() < end {
+            tokio::time::advance(step).await;
+            for _ in 0..TURNS {
+                // Lets the reactor run, too.
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// The process stands still for `span`: timers fire late, all at once, before any socket is
+    /// read.
+    pub(crate) async fn freeze(&self, span: Duration) {
+        tokio::time::advance(span).await;
+    }
+
     /// Lets `span` pass.
     pub(crate) async fn pass(&self, span: Duration) {
         self.run(tokio::time::sleep(span)).await;
+    }
+}
+
+/// Waits until sockets kept up and every task that was ready had its turn: however busy the
+/// machine is, little happens at the test's time.
+async fn settled() {
+    really(BREATH).await;
+    for _ in 0..TURNS {
+        // It stands behind all that are ready.
+        tokio::spawn(async {}).await.unwrap();
     }
 }
 

@@ -6,20 +6,17 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"flag"
 	"fmt"
 	"log"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"strconv"
+	"time"
 
-	"tailscale.com/derp/derpserver"
 	"tailscale.com/net/stunserver"
 	"tailscale.com/tailcfg"
 	"tailscale.com/tstest/integration/testcontrol"
-	"tailscale.com/types/key"
 	"tailscale.com/types/logger"
 )
 
@@ -44,7 +41,7 @@ func run(listen string, logf logger.Logf) error {
 	if err != nil {
 		return err
 	}
-	derpPort, err := serveRelay(host, logf)
+	relay, err := newRelay(host, logf)
 	if err != nil {
 		return fmt.Errorf("relay: %w", err)
 	}
@@ -58,14 +55,14 @@ func run(listen string, logf logger.Logf) error {
 	}
 	// The one line on standard output is the sign that every listener is bound.
 	fmt.Printf("ready http://%s\n", ln.Addr())
-	return http.Serve(ln, controlServer(ln.Addr().String(), host, derpPort, stunPort, logf))
+	return http.Serve(ln, controlServer(ln.Addr().String(), host, relay, stunPort, logf))
 }
 
-func controlServer(addr, host string, derpPort, stunPort int, logf logger.Logf) http.Handler {
+func controlServer(addr, host string, relay *relay, stunPort int, logf logger.Logf) http.Handler {
 	control := &testcontrol.Server{
 		Logf:             logf,
 		ExplicitBaseURL:  "http://" + addr,
-		DERPMap:          derpMap(host, derpPort, stunPort),
+		DERPMap:          derpMap(host, relay.port(), stunPort),
 		MagicDNSDomain:   magicDNSDomain,
 		DNSConfig:        &tailcfg.DNSConfig{Proxied: true, Domains: []string{magicDNSDomain}},
 		AllNodesSameUser: true,
@@ -76,6 +73,16 @@ func controlServer(addr, host string, derpPort, stunPort int, logf logger.Logf) 
 	// Nodes ask this to find out whether a captive portal stands between them and the world.
 	mux.HandleFunc("/generate_204", func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusNoContent)
+	})
+	// For tests: the relay is gone for `pause`, then back. Nodes never ask this.
+	mux.HandleFunc("POST /rig/restart-relay", func(w http.ResponseWriter, r *http.Request) {
+		pause, err := time.ParseDuration(r.FormValue("pause"))
+		if err == nil {
+			err = relay.restart(pause)
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+		}
 	})
 	mux.Handle("/", control)
 	return mux
@@ -95,23 +102,6 @@ func derpMap(host string, derpPort, stunPort int) *tailcfg.DERPMap {
 	}
 	region := &tailcfg.DERPRegion{RegionID: 1, RegionCode: "rig", Nodes: []*tailcfg.DERPNode{node}}
 	return &tailcfg.DERPMap{Regions: map[int]*tailcfg.DERPRegion{1: region}}
-}
-
-// serveRelay starts a DERP server behind TLS with a throw-away certificate; InsecureForTests in
-// the map makes the nodes accept it.
-func serveRelay(host string, logf logger.Logf) (port int, err error) {
-	ln, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
-	if err != nil {
-		return 0, err
-	}
-	srv := httptest.NewUnstartedServer(derpserver.Handler(derpserver.New(key.NewNode(), logf)))
-	srv.Listener.Close()
-	srv.Listener = ln
-	srv.Config.ErrorLog = logger.StdLogger(logf)
-	// A non-nil empty map keeps HTTP/2 off: DERP takes the connection over.
-	srv.Config.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){}
-	srv.StartTLS()
-	return ln.Addr().(*net.TCPAddr).Port, nil
 }
 
 func serveSTUN(host string) (port int, err error) {

@@ -1,0 +1,216 @@
+//! A process that stood still: nothing that was answered meanwhile is thrown away, nothing that
+//! went stale is used.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use crate::repair::{evidence, rests};
+use crate::rescue::tailnet;
+use crate::support::app::{App, stage};
+use crate::support::time::Held;
+
+const WRITE: &str = "/qdrant/collections/c/points";
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_comes_with_the_thaw_uses_no_connection_of_before() {
+    let stage = stage("").await;
+    let mac = &stage.macs.ollama[0];
+    let mut client = stage.app.client().await;
+    for _ in 0..2 {
+        assert_eq!(
+            client.ask("GET", "/ollama/api/ps", &[], b"").await.status(),
+            200
+        );
+        stage.time.pass(3 * SECOND).await;
+    }
+    let seen = mac.seen();
+    assert_eq!(
+        seen[0].connection, seen[1].connection,
+        "awake, it is reused"
+    );
+    for round in 2..6 {
+        // The request lies in the socket when the process goes on; so do the beats of its clocks.
+        client.request("GET", "/ollama/api/ps", &[], b"").await;
+        stage.time.freeze(20 * SECOND).await;
+        assert_eq!(client.coming("GET").await.whole().await.status(), 200);
+        let seen = mac.seen();
+        assert_ne!(
+            seen[round].connection,
+            seen[round - 1].connection,
+            "round {round}"
+        );
+        stage.time.pass(SECOND).await;
+    }
+    stage.ends_clean().await;
+}
+
+/// An upstream on threads of its own, which goes on while the test's runtime stands still.
+struct Outside {
+    place: SocketAddr,
+    state: Arc<(Mutex<State>, Condvar)>,
+}
+
+#[derive(Default)]
+struct State {
+    asked: usize,
+    answers: bool,
+    answered: usize,
+}
+
+impl Outside {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let place = listener.local_addr().unwrap();
+        let state = Arc::<(Mutex<State>, Condvar)>::default();
+        let shared = Arc::clone(&state);
+        std::thread::spawn(move || {
+            for io in listener.incoming() {
+                let shared = Arc::clone(&shared);
+                std::thread::spawn(move || drop(answers(io.unwrap(), &shared)));
+            }
+        });
+        Self { place, state }
+    }
+
+    fn asked(&self) -> usize {
+        self.state.0.lock().unwrap().asked
+    }
+
+    /// Answers all that asked, and stops this thread until that is done.
+    fn answer_while_we_stand_still(&self) {
+        let (state, news) = &*self.state;
+        let mut state = state.lock().unwrap();
+        state.answers = true;
+        news.notify_all();
+        let done = |state: &mut State| state.answered < state.asked;
+        drop(news.wait_while(state, done).unwrap());
+    }
+}
+
+fn answers(mut io: TcpStream, (state, news): &(Mutex<State>, Condvar)) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    loop {
+        let mut piece = [0; 1024];
+        match io.read(&mut piece)? {
+            0 => return Ok(()),
+            n => head.extend(&piece[..n]),
+        }
+        if !head.ends_with(b"\r\n\r\n") {
+            continue;
+        }
+        let probe = head.starts_with(b"GET /readyz") || head.starts_with(b"GET /api/version");
+        head.clear();
+        if !probe {
+            let mut state = state.lock().unwrap();
+            state.asked += 1;
+            drop(news.wait_while(state, |state| !state.answers).unwrap());
+        }
+        io.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")?;
+        if !probe {
+            state.lock().unwrap().answered += 1;
+            news.notify_all();
+        }
+    }
+}
+
+/// 500 requests with a head bound of 2 s whose answers all came during a freeze of 10 s.
+#[tokio::test(start_paused = true)]
+async fn no_answer_that_came_during_a_freeze_is_thrown_away() {
+    const EACH: usize = 250;
+    let time = Held::hold();
+    let (ollama, qdrant) = (Outside::start(), Outside::start());
+    let app = App::start(&format!(
+        "listen = {{ data = \"127.0.0.1:0\", admin = \"127.0.0.1:0\" }}\n\
+         tailnet.dial = \"direct\"\n\
+         timeouts = {{ head = \"2s\", total = \"5s\" }}\n\
+         backends.m1.host = \"127.0.0.1\"\n\
+         services.ollama.port = {}\n\
+         services.qdrant.port = {}\n",
+        ollama.place.port(),
+        qdrant.place.port(),
+    ))
+    .await;
+    app.judged("qdrant", "m1", "up").await;
+    let mut clients = Vec::new();
+    for place in 0..2 * EACH {
+        let target = ["/ollama/api/tags", "/qdrant/collections"][place % 2];
+        let mut client = app.client().await;
+        client.request("GET", target, &[], b"").await;
+        clients.push(client);
+    }
+    crate::support::time::until("all were asked", || {
+        ollama.asked() == EACH && qdrant.asked() == EACH
+    })
+    .await;
+    ollama.answer_while_we_stand_still();
+    qdrant.answer_while_we_stand_still();
+    time.freeze(10 * SECOND).await;
+    let mut got = Vec::new();
+    for mut client in clients {
+        got.push(client.coming("GET").await.whole().await.status());
+    }
+    let lost = got.iter().filter(|status| **status != 200).count();
+    assert_eq!(lost, 0, "of {}", 2 * EACH);
+    assert_eq!(
+        (ollama.asked(), qdrant.asked()),
+        (EACH, EACH),
+        "and none was asked for twice"
+    );
+    app.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_requests_after_a_freeze_wait_for_the_repair() {
+    for frozen in [30, 130, 600] {
+        let net = tailnet("").await;
+        assert_eq!(net.app.get("/qdrant/collections").await.status(), 200);
+        net.time.pass(6 * SECOND).await;
+        net.fake.relay_dead();
+        net.time.freeze(frozen * SECOND).await;
+        let (read, write) = (
+            net.app.get("/qdrant/collections"),
+            net.app.ask("PUT", WRITE, b"{}"),
+        );
+        let ((read, write), took) = net.time.run(async { tokio::join!(read, write) }).await;
+        assert_eq!(read.status(), 200, "{}", read.text());
+        assert_eq!(
+            (write.status(), write.backend()),
+            (200, "m1"),
+            "{}",
+            write.text()
+        );
+        assert!(took < 2 * SECOND, "{frozen} {took:?}");
+        assert_eq!(net.fake.repairs(), ["break-derp-conns"], "{frozen}");
+        let metrics = net.app.metrics().await;
+        assert_eq!(metrics.sum("tailhop_freezes_total", &[]), 1);
+        net.ends_clean().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn macs_that_woke_during_a_freeze_behind_a_dead_relay_are_found() {
+    let net = tailnet("").await;
+    net.fake.silence("m1");
+    net.fake.silence("m2");
+    net.time.pass_long(60 * SECOND).await;
+    assert_eq!(
+        evidence(&net.app, "qdrant", "m1").await,
+        rests("asleep", "ping-silent")
+    );
+    net.fake.relay_dead();
+    net.fake.wake("m1");
+    net.fake.wake("m2");
+    net.time.freeze(600 * SECOND).await;
+    let (write, took) = net.time.run(net.app.ask("PUT", WRITE, b"{}")).await;
+    assert_eq!(
+        (write.status(), write.backend()),
+        (200, "m1"),
+        "{}",
+        write.text()
+    );
+    assert!(took < 2 * SECOND, "{took:?}");
+    net.ends_clean().await;
+}

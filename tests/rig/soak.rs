@@ -1,0 +1,161 @@
+//! Load with a random fault every few seconds: no wrong answer, no write twice or elsewhere,
+//! descriptors and memory back to the start.
+//!
+//! `TAILHOP_RIG_SOAK` is its length in seconds, `TAILHOP_RIG_SEED` repeats one that failed.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::time::{Instant, sleep};
+
+use super::client;
+use super::faults::{ms, report};
+use super::hop::{DATA, Hop, Routing};
+use super::mix::{Sort, Took, USUAL};
+use super::rig::{Rig, on_rig};
+use super::tunnel::restart_relay;
+
+#[test]
+fn soak_a_fault_every_few_seconds_leaves_nothing_behind() {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let seconds = number("TAILHOP_RIG_SOAK").unwrap_or(30);
+    let seed = number("TAILHOP_RIG_SEED").unwrap_or(u64::from(std::process::id()));
+    on_rig(async |rig| {
+        let hop = Hop::start(rig, &Routing::default()).await;
+        // Warm: pools and buffers as under the usual load.
+        let load = USUAL.start("m1");
+        sleep(ms(3000)).await;
+        let warm = load.end().await;
+        let (before, kept_before) = (hop.holds(), kept(&hop).await);
+        let load = USUAL.start("m1");
+        let (started, mut dice, mut faults) = (Instant::now(), Dice(seed | 1), Vec::new());
+        while started.elapsed() < Duration::from_secs(seconds) {
+            faults.push(fault(rig, &hop, &mut dice).await);
+            mend(rig, &hop);
+            sleep(ms(500 + dice.below(2000))).await;
+        }
+        // Some faults heal only by themselves.
+        until_answered(&hop).await;
+        let took = load.end().await;
+        sleep(ms(3000)).await;
+        let (after, kept_after) = (hop.holds(), kept(&hop).await);
+        let title = format!(
+            "soak of {seconds} s, seed {seed}: {faults:?}; descriptors and KiB {before:?}, then \
+             {after:?}, of which kept-alive {kept_before}, then {kept_after}"
+        );
+        report(&hop, &took, &title).await;
+        warm.check_writes(&rig.mac1, &rig.mac2);
+        took.check_writes(&rig.mac1, &rig.mac2);
+        nothing_wrong(&took, &hop);
+        assert!(
+            others(after.0, kept_after) <= others(before.0, kept_before) + 16.0,
+            "descriptors {before:?} {after:?}\n{hop}"
+        );
+        assert!(
+            after.1 <= before.1 + 8 * 1024,
+            "memory {before:?} {after:?}\n{hop}"
+        );
+    });
+}
+
+/// Kept-alive upstream connections.
+async fn kept(hop: &Hop) -> f64 {
+    hop.metric("tailhop_pool_connections{", "").await
+}
+
+/// Descriptors that are no kept-alive connection: those are bounded and age by themselves.
+fn others(descriptors: usize, kept: f64) -> f64 {
+    f64::from(u32::try_from(descriptors).unwrap_or(u32::MAX)) - kept
+}
+
+/// Every answer is right; what failed got an error of tailhop's.
+fn nothing_wrong(took: &Took, hop: &Hop) {
+    for done in took.0.iter().filter(|done| done.sort != Sort::Plain) {
+        let may = done.outcome.as_ref().is_ok_and(|said| match said.status {
+            200 => said.right,
+            503 => true,
+            504 => done.sort == Sort::Write,
+            _ => false,
+        });
+        assert!(may, "{done:?}\n{hop}");
+    }
+}
+
+/// Breaks something for a while; what it was.
+async fn fault(rig: &mut Rig, hop: &Hop, dice: &mut Dice) -> &'static str {
+    let length = ms(500 + dice.below(3500));
+    let container = rig.cr.host.clone();
+    let nftables = "nftables works";
+    let what = match dice.below(8) {
+        0 => {
+            rig.m1.freeze().await;
+            "active asleep"
+        }
+        1 => {
+            rig.m2.freeze().await;
+            "other asleep"
+        }
+        2 => {
+            rig.m1.host.link(false).expect("the link goes down");
+            "active unplugged"
+        }
+        3 => {
+            container.lose(&["meta l4proto udp"]).expect(nftables);
+            "UDP lost"
+        }
+        4 => {
+            container.forget_connections().expect(nftables);
+            "connections forgotten"
+        }
+        5 => {
+            restart_relay(length).await;
+            "relay restarted"
+        }
+        6 => {
+            rig.mac1.switch_off().await;
+            sleep(length).await;
+            rig.mac1.switch_on().await;
+            "active refuses"
+        }
+        _ => {
+            hop.process().freeze().await;
+            rig.cr.freeze().await;
+            "all frozen"
+        }
+    };
+    sleep(length).await;
+    what
+}
+
+/// Takes back what can be taken back.
+fn mend(rig: &Rig, hop: &Hop) {
+    for node in [&rig.m1, &rig.m2, &rig.cr] {
+        node.thaw();
+        node.host.link(true).expect("the link comes up");
+        node.host.pass_all().expect("nftables works");
+    }
+    hop.process().signal(Signal::CONT);
+}
+
+async fn until_answered(hop: &Hop) {
+    let started = Instant::now();
+    while client::get(DATA, "/qdrant/collections")
+        .await
+        .is_ok_and(|got| got.mac() != "m1")
+    {
+        assert!(started.elapsed() < ms(30_000), "not back\n{hop}");
+        sleep(ms(100)).await;
+    }
+}
+
+/// Xorshift: the same faults for the same seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
