@@ -66,7 +66,7 @@ impl LocalApi {
         Ok(machine.is_some_and(|machine| !machine.direct_path.is_empty()))
     }
 
-    /// `POST /localapi/v0/ping?type=disco`, padded to [`PING_SIZE`] bytes: larger than any direct
+    /// `POST /localapi/v0/ping?type=disco`, padded to `PING_SIZE` bytes: larger than any direct
     /// path is known to carry, so it goes by relay too and asks the machine, not the path.
     /// tailscaled never answers a ping that its peer does not: then this ends after `patience`.
     pub async fn ping(&self, ip: IpAddr, patience: Duration) -> Result<Pong, Trouble> {
