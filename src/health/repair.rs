@@ -4,6 +4,7 @@
 //! the counts; decides nothing itself. Invariant: repairs are made only on evidence, within their
 //! rates, and never for a machine that is known to sleep.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use super::inquiry::{Done, Finding, Inquiry, Ping, Step, next};
+use super::inquiry::{Done, FIRST, Finding, Inquiry, Ping, Step, next};
 use super::judge::Seen;
 use super::passive::note;
 use super::rates::{Rates, Repair};
@@ -124,8 +125,8 @@ impl Medic {
         };
         loop {
             known.heard = machine.heard_ago().is_some_and(|ago| ago < began.elapsed());
-            if known.relay_break.is_none() && known.second.is_none() {
-                known.relay_proven = self.relay_proven(machine, began.elapsed());
+            if known.first == Some(Ping::Silent) && known.relay_break.is_none() {
+                known.relay_proven |= self.relay_proven(machine, &api, began).await;
             }
             match next(known) {
                 Step::Ping(patience) if known.first.is_none() => {
@@ -254,21 +255,26 @@ impl Medic {
         }
     }
 
-    /// Whether another machine that has no direct path was heard `within` this time: since the
-    /// question came up, as what came before it came over a relay that may have died since.
-    fn relay_proven(&self, machine: &Machine, within: Duration) -> bool {
+    /// Whether another machine that has no direct path was heard since the question came up at
+    /// `began`: what came before came over a relay that may have died since. tailscaled is asked
+    /// for the path, as the view may be older than it.
+    async fn relay_proven(&self, machine: &Machine, api: &LocalApi, began: Instant) -> bool {
         let live = self.store.live();
-        live.endpoints.iter().flatten().any(|endpoint| {
-            let other = &endpoint.machine;
-            let by_relay = || {
-                self.tailnet
-                    .peer(&other.host)
-                    .is_some_and(|(_, peer)| !peer.direct)
-            };
-            other.backend != machine.backend
-                && other.heard_ago().is_some_and(|ago| ago < within)
-                && by_relay()
-        })
+        let others = live.endpoints.iter().flatten().map(|e| &e.machine);
+        let heard = others.filter(|other| {
+            let lately = other.heard_ago().is_some_and(|ago| ago < began.elapsed());
+            other.backend != machine.backend && lately
+        });
+        let peers = heard.filter_map(|other| self.tailnet.peer(&other.host));
+        let ips: Vec<_> = peers
+            .filter_map(|(_, peer)| peer.ips.first().copied())
+            .collect();
+        for ip in ips {
+            if let Ok(Ok(false)) = timeout(FIRST, api.has_direct_path(ip)).await {
+                return true;
+            }
+        }
+        false
     }
 
     fn endpoints(&self, machine: &Arc<Machine>) -> Vec<Arc<Endpoint>> {

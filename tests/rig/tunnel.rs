@@ -182,6 +182,10 @@ fn where_tailscaled_refuses_repairs_a_sleeping_mac_is_told_by_its_silence() {
             user: Some(65_534),
             ..Routing::default()
         };
+        // Bytes from the other Mac over the relay would prove that the relay lives.
+        for name in ["m1", "m2"] {
+            super::faults::until_direct(rig, name).await;
+        }
         let hop = Hop::start(rig, &routing).await;
         let load = USUAL.start("m1");
         sleep(USUALLY).await;
