@@ -104,10 +104,14 @@ families!(
 
         switches: IntCounterVec("tailhop_switches_total", "Changes of the active backend, by cause.", &["service", "cause"]),
         pin_active: IntGaugeVec("tailhop_pin_active", "1 while a pin holds.", &["service"]),
+        pin_contradiction: IntGaugeVec("tailhop_pin_contradicts_schedule", "1 while a pin names another backend than the schedule.", &["service"]),
         pin_expiry: GaugeVec("tailhop_pin_expiry_timestamp_seconds", "When the pin that holds expires; 0: none holds, or it has no expiry.", &["service"]),
         next_switch: GaugeVec("tailhop_schedule_next_timestamp_seconds", "When the next planned switch comes; 0: none is planned.", &["service"]),
         contradiction: IntGaugeVec("tailhop_active_backend_contradicts_schedule", "1 while `ACTIVE_BACKEND` names another backend than the schedule.", &["service"]),
 
+        peer_online: IntGaugeVec("tailhop_peer_online", "1 if the control plane has the machine connected.", &["backend"]),
+        peer_direct: IntGaugeVec("tailhop_peer_direct", "1 if tailscaled has a direct path to the machine, 0 if by relay or idle.", &["backend"]),
+        key_expiry: Gauge("tailhop_node_key_expiry_timestamp_seconds", "When this machine's node key expires; 0: never, or not known."),
         tunnel: IntGaugeVec("tailhop_tunnel_state", "1 for the state of the tunnel that holds.", &["state"]),
         log_dropped: IntCounter("tailhop_log_dropped_total", "Access lines dropped because the output was full."),
     }

@@ -22,6 +22,9 @@ impl Admin {
             &self.metrics.serving,
             &self.metrics.idle_connections,
             &self.metrics.pin_active,
+            &self.metrics.pin_contradiction,
+            &self.metrics.peer_online,
+            &self.metrics.peer_direct,
             &self.metrics.contradiction,
         ] {
             gauges.reset();
@@ -32,12 +35,27 @@ impl Admin {
             endpoints(&self.metrics, &live, service, self.clock.now());
             orders_of(&self.metrics, &live, service, self.clock.now());
         }
-        let tunnel = self.tailnet.view().state;
+        self.tunnel_gauges(&live);
+        self.metrics.text()
+    }
+
+    fn tunnel_gauges(&self, live: &Live) {
+        let view = self.tailnet.view();
         for state in Tunnel::ALL {
             let gauge = self.metrics.tunnel.with_label_values(&[state.as_str()]);
-            gauge.set(i64::from(*state == tunnel));
+            gauge.set(i64::from(*state == view.state));
         }
-        self.metrics.text()
+        self.metrics.key_expiry.set(seconds(view.key_expiry));
+        for backend in &live.snapshot.backends {
+            if let Some((_, peer)) = self.tailnet.peer(&backend.host) {
+                let labels = [backend.name.as_str()];
+                let set = |gauges: &prometheus::IntGaugeVec, on: bool| {
+                    gauges.with_label_values(&labels).set(i64::from(on));
+                };
+                set(&self.metrics.peer_online, peer.online);
+                set(&self.metrics.peer_direct, peer.direct);
+            }
+        }
     }
 }
 
@@ -69,7 +87,6 @@ fn orders_of(metrics: &Metrics, live: &Live, service: ServiceId, now: Timestamp)
     let snapshot = &live.snapshot;
     let labels = [snapshot.service(service).name.as_str()];
     let pin = orders::pin(snapshot, service, now);
-    let seconds = |at: Option<Timestamp>| at.map_or(0.0, |at| at.as_duration().as_secs_f64());
     metrics
         .pin_active
         .with_label_values(&labels)
@@ -83,9 +100,19 @@ fn orders_of(metrics: &Metrics, live: &Live, service: ServiceId, now: Timestamp)
         .next_switch
         .with_label_values(&labels)
         .set(seconds(next));
+    let contradicts = orders::pin_contradicts_schedule(snapshot, service, now);
+    metrics
+        .pin_contradiction
+        .with_label_values(&labels)
+        .set(i64::from(contradicts));
     let contradicts = orders::contradicts_schedule(snapshot, service, now);
     metrics
         .contradiction
         .with_label_values(&labels)
         .set(i64::from(contradicts));
+}
+
+/// Seconds since 1970; 0: never.
+fn seconds(at: Option<Timestamp>) -> f64 {
+    at.map_or(0.0, |at| at.as_duration().as_secs_f64())
 }

@@ -266,7 +266,7 @@ impl Medic {
             other.backend != machine.backend && lately
         });
         let peers = heard.filter_map(|other| self.tailnet.peer(&other.host));
-        let ips: Vec<_> = peers
+        let ips: BTreeSet<_> = peers
             .filter_map(|(_, peer)| peer.ips.first().copied())
             .collect();
         for ip in ips {

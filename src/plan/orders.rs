@@ -100,6 +100,13 @@ pub fn contradicts_schedule(snapshot: &Snapshot, service: ServiceId, now: Timest
         && ordered.backend != by_schedule(snapshot, service, now).backend
 }
 
+/// Whether the pin that holds names another backend than the schedule.
+pub fn pin_contradicts_schedule(snapshot: &Snapshot, service: ServiceId, now: Timestamp) -> bool {
+    let ordered = active(snapshot, service, Effect::Read, now);
+    matches!(ordered.why, Why::Pin(_))
+        && ordered.backend != by_schedule(snapshot, service, now).backend
+}
+
 /// Whether the backends of `service` hold data that must not fork. Ollama's model store is
 /// fetched again at will; anything else is somebody's data.
 pub fn holds_data(snapshot: &Snapshot, service: ServiceId) -> bool {

@@ -218,6 +218,7 @@ mod tests {
         });
         let mac = Node {
             direct_path: String::new(),
+            key_expiry: None,
             dns_name: "macbook-m1.tail1234.ts.net.".into(),
             ips: vec!["100.64.0.1".parse().unwrap()],
             online: true,

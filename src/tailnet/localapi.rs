@@ -18,6 +18,7 @@ use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
 use tokio::net::UnixStream;
 
@@ -233,6 +234,9 @@ pub struct Node {
     /// The direct path to it; empty: by relay.
     #[serde(rename = "CurAddr", deserialize_with = "null_is_empty")]
     pub direct_path: String,
+    /// When its node key expires; `None`: never, as of tagged machines.
+    #[serde(rename = "KeyExpiry", deserialize_with = "instant")]
+    pub key_expiry: Option<Timestamp>,
 }
 
 fn null_is_empty<'de, D, T>(from: D) -> Result<T, D::Error>
@@ -241,6 +245,13 @@ where
     T: Default + Deserialize<'de>,
 {
     Option::deserialize(from).map(Option::unwrap_or_default)
+}
+
+/// Go's zero time and what is no instant mean never: one odd field must not cost us the status.
+fn instant<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
+    let text: String = null_is_empty(from)?;
+    let instant: Option<Timestamp> = text.parse().ok();
+    Ok(instant.filter(|at| *at > Timestamp::UNIX_EPOCH))
 }
 
 /// What is no address is left out: one odd peer must not cost us the status.
@@ -271,6 +282,24 @@ mod tests {
         let text = r#"{"DNSName":"a.t.ts.net.","TailscaleIPs":["100.64.0.1","odd"]}"#;
         let node: Node = serde_json::from_str(text).unwrap();
         assert_eq!(node.ips, ["100.64.0.1".parse::<IpAddr>().unwrap()]);
+    }
+
+    #[test]
+    fn a_key_expires_only_when_there_is_an_instant() {
+        let rows = [
+            (
+                r#"{"KeyExpiry":"2025-05-01T00:00:00Z"}"#,
+                Some(1_746_057_600),
+            ),
+            (r#"{"KeyExpiry":"0001-01-01T00:00:00Z"}"#, None),
+            (r#"{"KeyExpiry":"soon"}"#, None),
+            (r#"{"KeyExpiry":null}"#, None),
+            ("{}", None),
+        ];
+        for (text, seconds) in rows {
+            let node: Node = serde_json::from_str(text).unwrap();
+            assert_eq!(node.key_expiry.map(Timestamp::as_second), seconds, "{text}");
+        }
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct View {
     pub peers: Option<Arc<Peers>>,
     /// This machine's addresses in the tailnet.
     pub self_ips: Vec<IpAddr>,
+    /// When this machine's node key expires and it leaves the tailnet; `None`: never, or not known.
+    pub key_expiry: Option<Timestamp>,
     /// tailscaled's version; empty when not known.
     pub version: String,
     /// Whether this machine is connected to the control plane; when it is not, the netmap may be
@@ -72,6 +74,7 @@ impl View {
             suffix: settings.suffix.as_deref().map(plain),
             peers: None,
             self_ips: Vec::new(),
+            key_expiry: None,
             version: String::new(),
             online: true,
             detail: if direct {
@@ -175,6 +178,7 @@ impl View {
             .take()
             .or((!theirs.is_empty()).then_some(theirs));
         self.online = status.me.online;
+        self.key_expiry = status.me.key_expiry;
         self.self_ips = status.me.ips;
         self.version = status.version;
         self.backend_state = status.backend_state;
@@ -186,6 +190,7 @@ impl View {
         self.peers.clone_from(&before.peers);
         self.suffix.clone_from(&before.suffix);
         self.self_ips.clone_from(&before.self_ips);
+        self.key_expiry = before.key_expiry;
         self.version.clone_from(&before.version);
     }
 }
