@@ -33,6 +33,9 @@ macro_rules! families {
         }
 
         impl $name {
+            /// The name of every family.
+            pub const FAMILIES: &'static [&'static str] = &[$($family),*];
+
             /// All families, registered once.
             ///
             /// # Panics

@@ -59,7 +59,7 @@ fn generated_requests_reach_the_origin_as_through_nginx() {
         let required = std::env::var_os("TAILHOP_REQUIRE_RIG").is_some_and(|value| value == "1");
         assert!(
             !required,
-            "nginx is required and missing: tests/differential/install.sh"
+            "nginx is required and missing: bash tests/debian.sh nginx:nginx-light"
         );
         tell("skipped: nginx is missing");
         return;
