@@ -7,7 +7,6 @@
 pub mod changes;
 mod metrics;
 mod ready;
-pub mod recent;
 pub mod status;
 
 use std::convert::Infallible;
