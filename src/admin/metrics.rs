@@ -32,7 +32,7 @@ impl Admin {
             endpoints(&self.metrics, &live, service, self.clock.now());
             orders_of(&self.metrics, &live, service, self.clock.now());
         }
-        let tunnel = self.tailnet.view().state;
+        let tunnel = self.tailnet.state();
         for state in Tunnel::ALL {
             let gauge = self.metrics.tunnel.with_label_values(&[state.as_str()]);
             gauge.set(i64::from(*state == tunnel));
