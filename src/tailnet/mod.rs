@@ -228,7 +228,7 @@ fn tell(before: &View, now: &View) {
         _ if same => {}
         Tunnel::Up => info!(state, tailscaled, version = now.version, detail, "tailnet"),
         Tunnel::Starting | Tunnel::Repairing | Tunnel::Off => {
-            warn!(state, tailscaled, detail, "tailnet")
+            warn!(state, tailscaled, detail, "tailnet");
         }
     }
 }
