@@ -20,6 +20,7 @@ use crate::admin::{self, Admin};
 use crate::config::{Report, Snapshot};
 use crate::health::prober::Prober;
 use crate::health::repair::Medic;
+use crate::health::restart;
 use crate::health::thaw;
 use crate::metrics::Metrics;
 use crate::reload::Inputs;
@@ -249,6 +250,7 @@ impl ControlHalf {
         };
         parts.spawn(prober.run());
         parts.spawn(medic.clone().run());
+        parts.spawn(restart::watch(medic.clone()));
         parts.spawn(thaw::watch(medic));
         parts.spawn(admin::changes::watch(Arc::clone(&store), metrics, clock));
         parts.spawn(retune(Arc::clone(&store), tailnet));

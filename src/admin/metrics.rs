@@ -40,12 +40,14 @@ impl Admin {
     }
 
     fn tunnel_gauges(&self, live: &Live) {
-        let view = self.tailnet.view();
+        let tunnel = self.tailnet.state();
         for state in Tunnel::ALL {
             let gauge = self.metrics.tunnel.with_label_values(&[state.as_str()]);
-            gauge.set(i64::from(*state == view.state));
+            gauge.set(i64::from(*state == tunnel));
         }
-        self.metrics.key_expiry.set(seconds(view.key_expiry));
+        self.metrics
+            .key_expiry
+            .set(seconds(self.tailnet.view().key_expiry));
         for backend in &live.snapshot.backends {
             if let Some((_, peer)) = self.tailnet.peer(&backend.host) {
                 let labels = [backend.name.as_str()];

@@ -75,7 +75,7 @@ pub struct Rejected {
 /// The way into the tailnet.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Tailnet {
-    /// `starting`, `up` or `off`.
+    /// `starting`, `up`, `repairing` or `off`.
     pub state: String,
     /// The dial way in use.
     pub way: Option<String>,
@@ -219,7 +219,7 @@ impl Admin {
     fn tunnel(&self, view: &View<'_>) -> Tailnet {
         let seen = self.tailnet.view();
         Tailnet {
-            state: seen.state.as_str().to_owned(),
+            state: self.tailnet.state().as_str().to_owned(),
             way: seen.way.map(|way| way.as_str().to_owned()),
             tailscaled: seen.backend_state.clone(),
             suffix: seen.suffix.clone(),

@@ -30,6 +30,8 @@ pub struct Dials(Mutex<State>);
 #[derive(Default)]
 struct State {
     line: VecDeque<oneshot::Sender<Delivery>>,
+    /// How long the line may become before it is looked through for those who left.
+    swept_at: usize,
     running: VecDeque<Running>,
     next: u64,
 }
@@ -52,7 +54,7 @@ impl Dials {
     pub fn wait(&self) -> oneshot::Receiver<Delivery> {
         let (give, get) = oneshot::channel();
         let mut state = self.locked();
-        state.line.retain(|waits| !waits.is_closed());
+        state.sweep();
         state.line.push_back(give);
         get
     }
@@ -60,8 +62,8 @@ impl Dials {
     /// The right to start a dial, if more wait than dial and there is a place.
     pub fn need(&self) -> Option<Permit> {
         let mut state = self.locked();
-        state.line.retain(|waits| !waits.is_closed());
-        let wanted = state.line.len() > state.running.len() && state.running.len() < MOST;
+        let dial = state.running.len();
+        let wanted = dial < MOST && state.more_wait_than(dial);
         wanted.then(|| state.begin())
     }
 
@@ -69,8 +71,7 @@ impl Dials {
     /// `race`: lost SYNs back off, new ones do not. At the limit the oldest one makes room.
     pub fn freshen(&self, race: Duration) -> Option<Permit> {
         let mut state = self.locked();
-        state.line.retain(|waits| !waits.is_closed());
-        if state.line.is_empty() {
+        if !state.more_wait_than(0) {
             return None;
         }
         let young = state.running.iter().any(|dial| dial.since.elapsed() < race);
@@ -95,8 +96,8 @@ impl Dials {
     }
 
     /// A dial ended with `dialled`. A connection is given to the first in line; it comes back if
-    /// nobody waits. A failure answers the whole line, unless it is one dial's silence while
-    /// fresher ones run.
+    /// nobody waits. A failure answers the whole line, unless it says nothing about the dials that
+    /// still run: silence, or that one broke off.
     pub fn ended(&self, permit: &Permit, dialled: Delivery) -> Option<Connection> {
         let (failure, told) = {
             let mut state = self.locked();
@@ -106,7 +107,10 @@ impl Dials {
                     drop(state);
                     return self.offer(connection);
                 }
-                Err(failure) if failure.kind == Kind::Silent && !state.running.is_empty() => {
+                Err(failure)
+                    if matches!(failure.kind, Kind::Silent | Kind::Lost)
+                        && !state.running.is_empty() =>
+                {
                     return None;
                 }
                 Err(failure) => (failure, std::mem::take(&mut state.line)),
@@ -117,6 +121,17 @@ impl Dials {
             let _ = waits.send(Err(failure.clone()));
         }
         None
+    }
+
+    /// A dial broke off without a word: it was aborted to make room, or it panicked. Its place is free,
+    /// and nobody waits for it if no other dial runs.
+    pub fn broke_off(&self, permit: &Permit) {
+        let ours = (self.locked().running.iter()).any(|dial| dial.id == permit.0);
+        if ours {
+            let failure = Failure::unsent(Kind::Lost, "the dial broke off");
+            // A failure leaves no connection over.
+            let _ = self.ended(permit, Err(failure));
+        }
     }
 
     /// Gives a connection to the first in line; it comes back if nobody waits.
@@ -139,6 +154,35 @@ impl Dials {
 }
 
 impl State {
+    /// Whether more than `count` wait. Those in front who left are forgotten on the way, so that
+    /// none is looked at often.
+    fn more_wait_than(&mut self, count: usize) -> bool {
+        let (mut waiting, mut looked_at) = (0, 0);
+        for waits in &self.line {
+            looked_at += 1;
+            waiting += usize::from(!waits.is_closed());
+            if waiting > count {
+                break;
+            }
+        }
+        if looked_at > 2 * waiting {
+            let front: Vec<_> = self.line.drain(..looked_at).collect();
+            let still = front.into_iter().filter(|waits| !waits.is_closed());
+            still.rev().for_each(|waits| self.line.push_front(waits));
+        }
+        waiting > count
+    }
+
+    /// Forgets those who left, each time the line has doubled: they are kept for as long as nobody
+    /// else comes.
+    fn sweep(&mut self) {
+        const LEAST: usize = 64;
+        if self.line.len() >= self.swept_at.max(LEAST) {
+            self.line.retain(|waits| !waits.is_closed());
+            self.swept_at = 2 * self.line.len();
+        }
+    }
+
     fn begin(&mut self) -> Permit {
         self.next += 1;
         self.running.push_back(Running {
@@ -184,6 +228,44 @@ mod tests {
         let dials = Dials::new();
         drop(dials.wait());
         assert!(dials.need().is_none());
+    }
+
+    #[tokio::test]
+    async fn those_who_left_are_forgotten_and_the_order_of_the_others_stays() {
+        let dials = Dials::new();
+        let line: Vec<_> = (0..500).map(|_| dials.wait()).collect();
+        let mut stay: Vec<_> = (line.into_iter().enumerate())
+            .filter_map(|(place, waits)| place.is_multiple_of(50).then_some(waits))
+            .collect();
+        let permits: Vec<_> = std::iter::from_fn(|| dials.need()).collect();
+        assert_eq!(permits.len(), 10, "one for each that stayed");
+        assert_eq!(dials.locked().line.len(), 10);
+        stay.remove(0).close();
+        for _ in 0..1000 {
+            drop(dials.wait());
+        }
+        assert!(dials.locked().line.len() < 100);
+        dials.ended(&permits[0], Err(Failure::unsent(Kind::Refused, "")));
+        assert!(stay.iter_mut().all(|waits| waits.try_recv().is_ok()));
+    }
+
+    #[tokio::test]
+    async fn a_dial_that_breaks_off_frees_its_place_and_the_last_one_answers_the_line() {
+        let dials = Dials::new();
+        let mut waits = dials.wait();
+        let mut other = dials.wait();
+        let permits = [dials.need().unwrap(), dials.need().unwrap()];
+        dials.broke_off(&permits[0]);
+        assert_eq!(dials.locked().running.len(), 1);
+        dials.broke_off(&permits[0]);
+        assert_eq!(dials.locked().running.len(), 1, "once is enough");
+        for waits in [&mut waits, &mut other] {
+            assert!(waits.try_recv().is_err(), "the other dial runs");
+        }
+        dials.broke_off(&permits[1]);
+        for waits in [&mut waits, &mut other] {
+            assert_eq!(waits.try_recv().unwrap().err().unwrap().kind, Kind::Lost);
+        }
     }
 
     #[tokio::test]

@@ -99,7 +99,13 @@ impl Inquiry {
 /// What to do next, after what is known so far.
 pub fn next(known: Inquiry) -> Step {
     if known.heard {
-        return Step::Conclude(Finding::Answers);
+        // Silent before the repair, and heard after it: a dial was faster than the ping.
+        let repaired = known.relay_break == Some(Done::Made) && known.second != Some(Ping::Silent);
+        return Step::Conclude(if repaired {
+            Finding::RelayRepaired
+        } else {
+            Finding::Answers
+        });
     }
     match known.first {
         None => Step::Ping(FIRST),
@@ -261,6 +267,24 @@ mod tests {
             first: Some(Ping::Silent),
             ..Inquiry::default()
         };
-        assert_eq!(next(heard), Step::Conclude(Finding::Answers));
+        let rows = [
+            (None, None, Finding::Answers),
+            (Some(Done::Spared), None, Finding::Answers),
+            (Some(Done::Made), None, Finding::RelayRepaired),
+            (
+                Some(Done::Made),
+                Some(Ping::Relayed),
+                Finding::RelayRepaired,
+            ),
+            (Some(Done::Made), Some(Ping::Silent), Finding::Answers),
+        ];
+        for (relay_break, second, finding) in rows {
+            let known = Inquiry {
+                relay_break,
+                second,
+                ..heard
+            };
+            assert_eq!(next(known), Step::Conclude(finding), "{known:?}");
+        }
     }
 }

@@ -4,8 +4,10 @@
 
 pub mod inquiry;
 pub mod judge;
+pub mod looks;
 pub mod passive;
 pub mod prober;
 pub mod rates;
 pub mod repair;
+pub mod restart;
 pub mod thaw;

@@ -134,14 +134,19 @@ impl Prober {
         let began = Instant::now();
         let dialling = wire::open(&self.tailnet, &endpoint.place, within);
         tokio::pin!(dialling);
-        tokio::select! {
+        let dialled = tokio::select! {
             biased;
-            dialled = &mut dialling => return dialled,
+            dialled = &mut dialling => dialled,
             () = Deadline::after(endpoint.pace.race(race)).passed() => {
                 passive::late(endpoint, began.elapsed(), self.clock);
+                dialling.await
             }
+        };
+        if dialled.is_ok() {
+            // So that the first request after a pause knows how far the machine is.
+            endpoint.pace.dialled(began.elapsed(), race);
         }
-        dialling.await
+        dialled
     }
 
     /// Dials and asks for the probe path, each within `within`.

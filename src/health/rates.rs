@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::inquiry::Done;
 use crate::words::names::BackendName;
 
 const LEAST: Duration = Duration::from_secs(5);
@@ -25,6 +24,17 @@ pub enum Repair {
     Rebind,
     /// Gives up all relay connections and makes new ones.
     BreakRelay,
+}
+
+/// Whether a repair may be made now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// It may, and counts as made.
+    Granted,
+    /// It was made for another machine since the doubt arose, which will do.
+    Shared,
+    /// It was made too often: not before so long has passed.
+    In(Duration),
 }
 
 /// What was repaired when.
@@ -58,27 +68,36 @@ impl Rates {
         self.refused.is_some_and(|then| since(then) < OFF)
     }
 
-    /// Whether `repair` may be made for `machine` now, which is in doubt since `doubt`; `None`: it
-    /// may, and counts as made.
+    /// When `repair` was last made.
+    pub fn made(&self, repair: Repair) -> Option<Instant> {
+        self.made.get(&repair).copied()
+    }
+
+    /// Whether `repair` may be made for `machine` now, which is in doubt since `doubt`.
     pub fn ask(
         &mut self,
         machine: &BackendName,
         repair: Repair,
         doubt: Instant,
         now: Instant,
-    ) -> Option<Done> {
+    ) -> Leave {
         let since = |then: Instant| now.saturating_duration_since(then);
         // It concerns all machines alike: what was made for another since then will do. What was
         // made before may have broken again since.
         if self.made.get(&repair).is_some_and(|then| *then >= doubt) {
-            return Some(Done::Made);
+            return Leave::Shared;
         }
         let key = (machine.clone(), repair);
         let before = self.machines.get(&key).copied();
-        let spared = before.is_some_and(|(then, pause)| since(then) < pause)
-            || self.last.is_some_and(|then| since(then) < OVER_ALL);
-        if spared {
-            return Some(Done::Spared);
+        let own = before.map_or(Duration::ZERO, |(then, pause)| {
+            pause.saturating_sub(since(then))
+        });
+        let all = self
+            .last
+            .map_or(Duration::ZERO, |then| OVER_ALL.saturating_sub(since(then)));
+        let rest = own.max(all);
+        if !rest.is_zero() {
+            return Leave::In(rest);
         }
         let pause = match before {
             Some((then, pause)) if since(then) < pause * 2 => (pause * 2).min(MOST),
@@ -87,7 +106,7 @@ impl Rates {
         self.machines.insert(key, (now, pause));
         self.made.insert(repair, now);
         self.last = Some(now);
-        None
+        Leave::Granted
     }
 }
 
@@ -107,27 +126,24 @@ mod tests {
             let at = |millis| start + Duration::from_millis(millis);
             rates.ask(machine, repair, at(doubt), at(millis))
         };
+        let wait = |millis| Leave::In(Duration::from_millis(millis));
         let rows = [
-            (&m1, Repair::BreakRelay, 0, None),
-            (&m2, Repair::BreakRelay, 500, Some(Done::Spared)),
-            (&m2, Repair::Rebind, 900, Some(Done::Spared)),
-            (&m2, Repair::Rebind, 1_000, None),
-            (&m1, Repair::BreakRelay, 4_900, Some(Done::Spared)),
-            (&m1, Repair::BreakRelay, 5_000, None),
-            (&m1, Repair::BreakRelay, 14_000, Some(Done::Spared)),
-            (&m1, Repair::BreakRelay, 15_000, None),
-            (&m1, Repair::BreakRelay, 200_000, None),
-            (&m1, Repair::BreakRelay, 205_000, None),
+            (&m1, Repair::BreakRelay, 0, Leave::Granted),
+            (&m2, Repair::BreakRelay, 500, wait(500)),
+            (&m2, Repair::Rebind, 900, wait(100)),
+            (&m2, Repair::Rebind, 1_000, Leave::Granted),
+            (&m1, Repair::BreakRelay, 4_900, wait(100)),
+            (&m1, Repair::BreakRelay, 5_000, Leave::Granted),
+            (&m1, Repair::BreakRelay, 14_000, wait(1_000)),
+            (&m1, Repair::BreakRelay, 15_000, Leave::Granted),
+            (&m1, Repair::BreakRelay, 200_000, Leave::Granted),
+            (&m1, Repair::BreakRelay, 205_000, Leave::Granted),
         ];
         for (place, (machine, repair, millis, want)) in rows.into_iter().enumerate() {
             assert_eq!(ask(machine, repair, millis, millis), want, "row {place}");
         }
         let shared = ask(&m2, Repair::BreakRelay, 204_900, 205_500);
-        assert_eq!(
-            shared,
-            Some(Done::Made),
-            "made for another, after the doubt"
-        );
+        assert_eq!(shared, Leave::Shared, "made for another, after the doubt");
     }
 
     #[test]
@@ -136,7 +152,7 @@ mod tests {
         let (start, mut rates) = (Instant::now(), Rates::default());
         let made = (0..8 * 3600).filter(|second| {
             let now = start + Duration::from_secs(*second);
-            rates.ask(&m1, Repair::BreakRelay, now, now).is_none()
+            rates.ask(&m1, Repair::BreakRelay, now, now) == Leave::Granted
         });
         assert!(made.count() < 8 * 60 + 10);
     }

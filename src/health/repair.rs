@@ -1,8 +1,8 @@
 //! Finds out why a machine does not answer dials, and repairs the tunnel where that is why.
 //!
-//! One task a machine, on the control thread, woken by its alarm. Owns the I/O of `inquiry` and
-//! the counts; decides nothing itself. Invariant: repairs are made only on evidence, within their
-//! rates, and never for a machine that is known to sleep.
+//! One task a machine, on the control thread, woken by its alarm, or by `looks`. Owns the I/O of
+//! `inquiry` and the counts; decides nothing itself. Invariant: repairs are made only on evidence
+//! and within their rates, and for a machine that is known to sleep ever more rarely.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -16,8 +16,9 @@ use tracing::{info, warn};
 
 use super::inquiry::{Done, FIRST, Finding, Inquiry, Ping, Step, next};
 use super::judge::Seen;
+use super::looks::Looks;
 use super::passive::note;
-use super::rates::{Rates, Repair};
+use super::rates::{Leave, Rates, Repair};
 use crate::endpoint::live::{Endpoint, Machine};
 use crate::metrics::Metrics;
 use crate::reload::store::Store;
@@ -32,6 +33,11 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// For so long after its direct path was lost a machine may go on answering into the dead path: its
 /// own end was measured to trust it for up to 6.5 s.
 const PATH_TRUSTED: Duration = Duration::from_secs(10);
+/// An inquiry waits so long for a repair that was made too often, rather than end without a finding.
+const WAITED_FOR: Duration = Duration::from_secs(1);
+/// Bytes that came over the relay so lately spare a machine that sleeps the repair. Probes of a
+/// machine that is awake come every five seconds.
+const RELAY_HEARD: Duration = Duration::from_secs(10);
 
 /// What every inquiry needs.
 #[derive(Clone)]
@@ -46,6 +52,34 @@ pub struct Medic {
     pub clock: Clock,
     /// How often repairs may be made.
     pub rates: Arc<Mutex<Rates>>,
+}
+
+/// Why a machine is looked at.
+#[derive(Clone, Copy)]
+struct Why {
+    /// It lost its direct path a moment ago.
+    lately: bool,
+    /// It counts as asleep, since then; `None`: it is in doubt.
+    asleep: Option<Instant>,
+}
+
+/// What a look at a machine came to.
+struct Found {
+    finding: Finding,
+    /// The tunnel to it was repaired.
+    repaired: bool,
+    /// A repair was made too often to be made again before so long.
+    spared: Option<Duration>,
+}
+
+impl Found {
+    const fn nothing() -> Self {
+        Self {
+            finding: Finding::Unknown,
+            repaired: false,
+            spared: None,
+        }
+    }
 }
 
 impl Medic {
@@ -80,53 +114,86 @@ impl Medic {
     /// Answers the alarms of one machine until no configuration knows it any more.
     async fn tend(self, machine: Arc<Machine>) {
         let mut path_lost: Option<Instant> = None;
+        let mut looks = Looks::default();
         loop {
-            machine.alarm.notified().await;
+            let called = tokio::select! {
+                biased;
+                () = machine.alarm.notified() => true,
+                () = looks.due() => false,
+            };
             let endpoints = self.endpoints(&machine);
             if endpoints.is_empty() {
                 return;
             }
-            // A sleeping machine is probed, not repaired; one that answers raised a false alarm.
-            let doubted = |endpoint: &Arc<Endpoint>| endpoint.verdict() == Verdict::Suspect;
-            if endpoints.iter().any(doubted) {
-                let lately = path_lost.is_some_and(|then| then.elapsed() < PATH_TRUSTED);
-                let (finding, repaired) = self.examine(&machine, lately).await;
-                if finding == Finding::PathLost && !lately {
-                    path_lost = Some(Instant::now());
+            let any = |verdict| {
+                endpoints
+                    .iter()
+                    .any(|endpoint| endpoint.verdict() == verdict)
+            };
+            let lately = path_lost.is_some_and(|then| then.elapsed() < PATH_TRUSTED);
+            let asleep = looks.asleep_since().filter(|_| !any(Verdict::Suspect));
+            let why = Why { lately, asleep };
+            // A machine that answers raised a false alarm; one that sleeps is probed, and looked at
+            // only when that is due.
+            let found = match (any(Verdict::Suspect), any(Verdict::Asleep)) {
+                (true, _) => self.examine(&machine, why).await,
+                (false, true) if called => {
+                    looks.sleeps_unasked(machine.heard_ago(), Instant::now());
+                    continue;
                 }
-                self.conclude(&machine, &endpoints, finding);
-                if repaired {
-                    // What was dialled or sent into the dead tunnel will not come back soon.
-                    for endpoint in &endpoints {
-                        endpoint.lost.repaired();
-                    }
+                (false, true) if self.may_repair() => self.examine(&machine, why).await,
+                (false, true) => Found::nothing(),
+                (false, false) => {
+                    looks = Looks::default();
+                    continue;
                 }
-                sleep(PAUSE).await;
+            };
+            if found.finding == Finding::PathLost && !lately {
+                path_lost = Some(Instant::now());
             }
+            let heard = machine.heard_ago();
+            looks.looked(
+                found.finding,
+                asleep.is_some(),
+                found.spared,
+                heard,
+                Instant::now(),
+            );
+            self.conclude(&machine, &endpoints, found.finding);
+            if found.repaired {
+                // What was dialled or sent into the dead tunnel will not come back soon.
+                for endpoint in &endpoints {
+                    endpoint.lost.repaired();
+                }
+            }
+            sleep(PAUSE).await;
         }
     }
 
-    /// Asks tailscaled, step by step, why `machine` is silent, which `lately` lost its direct path
-    /// or did not; and whether the tunnel to it was repaired.
-    async fn examine(&self, machine: &Machine, lately: bool) -> (Finding, bool) {
+    /// Asks tailscaled, step by step, why `machine` is silent; and whether the tunnel to it was
+    /// repaired.
+    async fn examine(&self, machine: &Machine, why: Why) -> Found {
         let found = self.tailnet.peer(&machine.host);
         let asked = found.and_then(|(api, peer)| Some((api, *peer.ips.first()?, peer.direct)));
         let Some((api, ip, direct)) = asked else {
             machine.examined.store(false, Ordering::Relaxed);
-            return (Finding::Unknown, false);
+            return Found::nothing();
         };
         if !self.may_repair() {
             machine.examined.store(false, Ordering::Relaxed);
         }
         let began = Instant::now();
+        let doubt = why.asleep.unwrap_or(began);
+        let mut spared = None;
         let mut known = Inquiry {
-            had_direct_path: direct || lately,
+            had_direct_path: direct || why.lately,
             ..Inquiry::default()
         };
         loop {
             known.heard = machine.heard_ago().is_some_and(|ago| ago < began.elapsed());
             if known.first == Some(Ping::Silent) && known.relay_break.is_none() {
-                known.relay_proven |= self.relay_proven(machine, &api, began).await;
+                let since = why.asleep.map_or(began.elapsed(), |_| RELAY_HEARD);
+                known.relay_proven |= self.relay_proven(machine, &api, since).await;
             }
             match next(known) {
                 Step::Ping(patience) if known.first.is_none() => {
@@ -142,20 +209,26 @@ impl Medic {
                     known.second = Some(self.ping(machine, &api, ip, patience).await);
                 }
                 Step::Rebind => {
-                    known.rebind = Some(self.repair(machine, &api, Repair::Rebind, began).await);
+                    let done = self.repair(machine, &api, Repair::Rebind, doubt).await;
+                    known.rebind = Some(done.0);
                 }
                 Step::BreakRelay => {
-                    let done = self.repair(machine, &api, Repair::BreakRelay, began).await;
+                    let done = self.repair(machine, &api, Repair::BreakRelay, doubt).await;
                     // Without the right to repair, pings prove nothing: silence must do.
-                    let examined = done != Done::Refused;
+                    let examined = done.0 != Done::Refused;
                     machine.examined.store(examined, Ordering::Relaxed);
-                    known.relay_break = Some(done);
+                    known.relay_break = Some(done.0);
+                    spared = done.1;
                 }
                 Step::Conclude(finding) => {
                     if !matches!(finding, Finding::Unknown | Finding::Answers) {
                         machine.examined.store(true, Ordering::Relaxed);
                     }
-                    return (finding, known.repaired(finding));
+                    return Found {
+                        finding,
+                        repaired: known.repaired(finding),
+                        spared,
+                    };
                 }
             }
         }
@@ -170,6 +243,11 @@ impl Medic {
 
     fn rates(&self) -> MutexGuard<'_, Rates> {
         self.rates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When a repair was last made.
+    pub(super) fn made(&self, repair: Repair) -> Option<Instant> {
+        self.rates().made(repair)
     }
 
     /// Pings, and notes where that cannot be done: it proves nothing then, so silence must do.
@@ -187,21 +265,38 @@ impl Medic {
         pong
     }
 
-    /// Makes a repair if it is allowed, and counts it.
+    /// Makes a repair if it is allowed, and counts it. One that was spared for longer than an inquiry
+    /// waits for it comes with how long.
     async fn repair(
         &self,
         machine: &Machine,
         api: &LocalApi,
         repair: Repair,
         doubt: Instant,
-    ) -> Done {
-        if !self.may_repair() {
-            return Done::Refused;
+    ) -> (Done, Option<Duration>) {
+        let began = Instant::now();
+        loop {
+            if !self.may_repair() {
+                return (Done::Refused, None);
+            }
+            let leave = (self.rates()).ask(&machine.backend, repair, doubt, Instant::now());
+            match leave {
+                Leave::Granted => return (self.make(machine, api, repair).await, None),
+                Leave::Shared => return (Done::Made, None),
+                Leave::In(rest) if began.elapsed() + rest > WAITED_FOR => {
+                    return (Done::Spared, Some(rest));
+                }
+                Leave::In(rest) => sleep(rest).await,
+            }
+            if machine.heard_ago().is_some_and(|ago| ago < began.elapsed()) {
+                // It answers meanwhile.
+                return (Done::Spared, None);
+            }
         }
-        let asked = (self.rates()).ask(&machine.backend, repair, doubt, Instant::now());
-        if let Some(done) = asked {
-            return done;
-        }
+    }
+
+    /// Makes a repair, and counts it.
+    async fn make(&self, machine: &Machine, api: &LocalApi, repair: Repair) -> Done {
         let done = match api.debug(repair.action()).await {
             Ok(()) => Done::Made,
             Err(trouble) if trouble.what == What::Forbidden => {
@@ -255,14 +350,14 @@ impl Medic {
         }
     }
 
-    /// Whether another machine that has no direct path was heard since the question came up at
-    /// `began`: what came before came over a relay that may have died since. tailscaled is asked
-    /// for the path, as the view may be older than it.
-    async fn relay_proven(&self, machine: &Machine, api: &LocalApi, began: Instant) -> bool {
+    /// Whether another machine that has no direct path was heard within `since`, which is since the
+    /// question came up where that is urgent: what came before came over a relay that may have died
+    /// since. tailscaled is asked for the path, as the view may be older than it.
+    async fn relay_proven(&self, machine: &Machine, api: &LocalApi, since: Duration) -> bool {
         let live = self.store.live();
         let others = live.endpoints.iter().flatten().map(|e| &e.machine);
         let heard = others.filter(|other| {
-            let lately = other.heard_ago().is_some_and(|ago| ago < began.elapsed());
+            let lately = other.heard_ago().is_some_and(|ago| ago < since);
             other.backend != machine.backend && lately
         });
         let peers = heard.filter_map(|other| self.tailnet.peer(&other.host));

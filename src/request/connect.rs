@@ -151,6 +151,7 @@ impl Dialler {
 
     /// One dial, and the next one if more requests wait than dials run.
     async fn run(self, permit: Arc<Permit>) {
+        let _place = Place(&self.endpoint, &permit);
         let began = Instant::now();
         let dialled = self.dial().await;
         self.record(began.elapsed(), dialled.as_ref().err());
@@ -199,6 +200,15 @@ impl Dialler {
         let labels = [endpoint.key.backend.as_str(), failure.kind.as_str()];
         self.metrics.connects.with_label_values(&labels).inc();
         passive::undialled(endpoint, failure, took, self.clock);
+    }
+}
+
+/// The place of a dial among those of its endpoint, which is free again however the dial ends.
+struct Place<'d>(&'d Endpoint, &'d Permit);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.dials.broke_off(self.1);
     }
 }
 

@@ -28,7 +28,7 @@ pub use self::view::View;
 use crate::config::snapshot::{DialWay, Tailnet as Settings};
 use crate::words::clock::Clock;
 use crate::words::outcome::Failure;
-use crate::words::verdict::Tunnel;
+use crate::words::verdict::{Restart, Tunnel};
 
 /// Between two rounds while the tunnel is up: who logs out or renames a Mac sees it within this.
 const WHILE_UP: Duration = Duration::from_secs(5);
@@ -50,6 +50,7 @@ const FLOOR: Duration = Duration::from_millis(250);
 pub struct Tailnet {
     view: ArcSwap<View>,
     state: watch::Sender<Tunnel>,
+    restart: watch::Sender<Option<Restart>>,
     settings: watch::Sender<Arc<Settings>>,
     poked: Notify,
     clock: Clock,
@@ -63,6 +64,7 @@ impl Tailnet {
         let view = View::first(Arc::clone(&settings), clock.now());
         Self {
             state: watch::Sender::new(view.state),
+            restart: watch::Sender::new(None),
             view: ArcSwap::from_pointee(view),
             settings: watch::Sender::new(settings),
             poked: Notify::new(),
@@ -88,6 +90,29 @@ impl Tailnet {
     /// [`Self::view`] already shows it.
     pub fn changes(&self) -> watch::Receiver<Tunnel> {
         self.state.subscribe()
+    }
+
+    /// The state for people: that of the view, unless tailscaled should be restarted.
+    pub fn state(&self) -> Tunnel {
+        match (self.view.load().state, *self.restart.borrow()) {
+            (Tunnel::Up | Tunnel::Starting, Some(_)) => Tunnel::Repairing,
+            (state, _) => state,
+        }
+    }
+
+    /// Why tailscaled should be restarted, for whoever supervises it; `None`: it should not. Each
+    /// `Some` that is sent is one wish.
+    pub fn restarts(&self) -> watch::Receiver<Option<Restart>> {
+        self.restart.subscribe()
+    }
+
+    /// Says that tailscaled should be restarted, or no longer.
+    pub fn want_restart(&self, why: Option<Restart>) {
+        self.restart.send_if_modified(|wanted| {
+            let told = why.is_some() || wanted.is_some();
+            *wanted = why;
+            told
+        });
     }
 
     /// Asks for a round of questions soon: a dial failed in a way that the view did not foretell.
@@ -188,7 +213,7 @@ fn pace(view: &View, rounds: u32) -> Option<Duration> {
         Tunnel::Up if view.way == Some(DialWay::Direct) => None,
         Tunnel::Up => Some(WHILE_UP),
         Tunnel::Starting if rounds <= SOON => Some(WHILE_STARTING),
-        Tunnel::Starting | Tunnel::Off => Some(WHILE_OFF),
+        Tunnel::Starting | Tunnel::Repairing | Tunnel::Off => Some(WHILE_OFF),
     }
 }
 
@@ -202,6 +227,8 @@ fn tell(before: &View, now: &View) {
     match now.state {
         _ if same => {}
         Tunnel::Up => info!(state, tailscaled, version = now.version, detail, "tailnet"),
-        Tunnel::Starting | Tunnel::Off => warn!(state, tailscaled, detail, "tailnet"),
+        Tunnel::Starting | Tunnel::Repairing | Tunnel::Off => {
+            warn!(state, tailscaled, detail, "tailnet");
+        }
     }
 }

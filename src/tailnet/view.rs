@@ -43,6 +43,10 @@ pub struct View {
     /// Whether this machine is connected to the control plane; when it is not, the netmap may be
     /// old. True when not known.
     pub online: bool,
+    /// Whether LocalAPI answered when it was last asked. True when it was not asked.
+    pub answers: bool,
+    /// Whether tailscaled says that it does not reach its relay.
+    pub relay_down: bool,
     /// What is wrong and what to do about it, for people; empty when nothing is.
     pub detail: String,
     /// Since when the state and the way are what they are.
@@ -77,6 +81,8 @@ impl View {
             key_expiry: None,
             version: String::new(),
             online: true,
+            answers: true,
+            relay_down: false,
             detail: if direct {
                 ""
             } else {
@@ -102,11 +108,16 @@ impl View {
             if self.forgives(settings, &status) {
                 return Self {
                     misses: self.misses + 1,
+                    answers: false,
                     ..self.clone()
                 };
             }
             next.way = way(settings.dial, &status, proxy.as_ref());
             next.judge(&status, proxy);
+            next.answers = match &status {
+                Ok(_) => true,
+                Err(trouble) => trouble.what == What::Forbidden,
+            };
             match status {
                 Ok(status) => next.learn(status),
                 Err(trouble) if trouble.what == What::Silent && self.settings == *settings => {
@@ -179,6 +190,7 @@ impl View {
             .or((!theirs.is_empty()).then_some(theirs));
         self.online = status.me.online;
         self.key_expiry = status.me.key_expiry;
+        self.relay_down = status.health.iter().any(|text| tells_of_relay(text));
         self.self_ips = status.me.ips;
         self.version = status.version;
         self.backend_state = status.backend_state;
@@ -193,6 +205,13 @@ impl View {
         self.key_expiry = before.key_expiry;
         self.version.clone_from(&before.version);
     }
+}
+
+/// Whether a complaint of tailscaled's is that it does not reach its relay (no-derp-home,
+/// no-derp-connection and derp-timed-out, of which `status` gives only the text).
+fn tells_of_relay(text: &str) -> bool {
+    text.contains("relay server")
+        && (text.contains("could not connect") || text.contains("hasn't heard"))
 }
 
 /// The way to dial after a round.

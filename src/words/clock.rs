@@ -3,10 +3,11 @@
 //! Wall time is a `jiff::Timestamp`, monotonic time a `tokio::time::Instant` (paused in tests).
 //! Nothing below `app` asks the system for the wall time; it asks a `Clock`.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, sleep_until};
 
 /// A timer that fires this much after its instant tells of a frozen process, not of a busy one.
@@ -14,7 +15,16 @@ const FROZEN: Duration = Duration::from_millis(200);
 
 /// Where the wall time comes from.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock(Option<(Timestamp, Instant)>);
+pub struct Clock(Option<Told>);
+
+/// A wall time that a test tells.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    wall: Timestamp,
+    start: Instant,
+    /// Seconds by which it was set since, forward or back.
+    set_by: &'static AtomicI64,
+}
 
 impl Clock {
     /// The clock of the machine.
@@ -24,14 +34,29 @@ impl Clock {
 
     /// A clock that reads `wall` now and then runs with tokio's time, for tests with paused time.
     pub fn starting_at(wall: Timestamp) -> Self {
-        Self(Some((wall, Instant::now())))
+        static NOBODY: AtomicI64 = AtomicI64::new(0);
+        Self::set_by(wall, &NOBODY)
+    }
+
+    /// The same, and somebody sets it by so many seconds, forward or back.
+    pub fn set_by(wall: Timestamp, seconds: &'static AtomicI64) -> Self {
+        Self(Some(Told {
+            wall,
+            start: Instant::now(),
+            set_by: seconds,
+        }))
     }
 
     /// The wall time now.
     pub fn now(&self) -> Timestamp {
         match self.0 {
             None => Timestamp::now(),
-            Some((wall, start)) => wall.checked_add(start.elapsed()).unwrap_or(wall),
+            Some(told) => {
+                let set = SignedDuration::from_secs(told.set_by.load(Ordering::Relaxed));
+                let ran = told.wall.checked_add(told.start.elapsed());
+                ran.and_then(|now| now.checked_add(set))
+                    .unwrap_or(told.wall)
+            }
         }
     }
 }

@@ -83,8 +83,20 @@ words!(
         Starting = "starting",
         /// tailscaled is running and logged in.
         Up = "up",
+        /// tailscaled should be restarted: nothing else repairs it.
+        Repairing = "repairing",
         /// tailscaled answers, but an operator has to act: logged out, stopped, not approved.
         Off = "off",
+    }
+);
+
+words!(
+    /// Why tailscaled should be restarted.
+    Restart {
+        /// Its LocalAPI answers nothing any more.
+        LocalApiDead = "localapi-dead",
+        /// It does not reach its relay, also after a repair.
+        RelayDown = "relay-down",
     }
 );
 

@@ -190,3 +190,42 @@ async fn a_hedged_read_is_answered_by_the_first_that_can() {
     assert!(took < 2 * SECOND, "{took:?}");
     net.ends_clean().await;
 }
+
+/// How long a read of a machine that fell asleep takes to be answered by the other one, on a fresh
+/// dial.
+async fn moved_after(net: &Tailnet) -> Duration {
+    // The kept-alive connections of Qdrant are used for 4 s.
+    net.time.pass(5 * SECOND).await;
+    net.fake.silence("m1");
+    let (got, took) = net.time.run(net.app.get(READ)).await;
+    assert_eq!((got.status(), got.backend()), (200, "m2"), "{}", got.text());
+    net.fake.wake("m1");
+    net.time.run(net.app.judged("qdrant", "m1", "up")).await;
+    took
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_race_follows_the_dials_of_a_machine_that_is_far_and_of_one_that_is_near() {
+    // `race` is 250 ms; a machine whose dials take longer gets up to twice that.
+    let net = tailnet("").await;
+    net.fake.far("m1", SECOND * 2 / 5);
+    net.time.pass(60 * SECOND).await;
+    let dials = async || {
+        let metrics = net.app.metrics().await;
+        metrics.sum("tailhop_connects_total", &[("backend", "m1")])
+    };
+    let before = dials().await;
+    let (got, took) = net.time.run(net.app.get(READ)).await;
+    assert_eq!((got.status(), got.backend()), (200, "m1"));
+    assert!(took < SECOND / 2, "{took:?}");
+    net.time.pass(SECOND).await;
+    assert_eq!(dials().await, before + 1, "no second dial");
+    let far = moved_after(&net).await;
+    assert!((SECOND * 9 / 20..SECOND).contains(&far), "{far:?}");
+
+    net.fake.far("m1", Duration::ZERO);
+    net.time.pass_long(600 * SECOND).await;
+    let near = moved_after(&net).await;
+    assert!(near < SECOND / 4, "{near:?}");
+    net.ends_clean().await;
+}

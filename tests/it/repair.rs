@@ -186,11 +186,10 @@ async fn a_dead_relay_is_repaired_once_for_all_and_nothing_fails() {
         .await
         .0;
     assert_eq!((chat.status(), chat.backend()), (200, "m1"), "it stayed");
-    let found = [("backend", "m1"), ("finding", "relay-repaired")];
-    assert_eq!(
-        net.counted("tailhop_tunnel_inquiries_total", &found).await,
-        1
-    );
+    // Whose inquiry comes first is a matter of milliseconds; the other one may find it repaired.
+    let found = [("finding", "relay-repaired")];
+    let found = net.counted("tailhop_tunnel_inquiries_total", &found).await;
+    assert!((1..=2).contains(&found), "{found}");
     net.ends_clean().await;
 }
 
@@ -216,8 +215,8 @@ async fn a_mac_that_answers_no_ping_also_after_a_repair_is_asleep() {
     }
     net.time.pass_long(120 * SECOND).await;
     let repairs = net.fake.repairs();
-    assert!(repairs.len() <= 1, "{repairs:?}: no more until it answers");
-    assert_eq!(net.fake.pinged().len(), 2);
+    assert!(repairs.len() <= 1, "{repairs:?}: m2 proves the relay");
+    assert_eq!(net.fake.pinged().len(), 4, "two, and two after a minute");
     net.ends_clean().await;
 }
 
@@ -327,9 +326,13 @@ async fn a_night_in_which_all_macs_sleep_costs_a_handful_of_repairs() {
         let now = evidence(&net.app, "qdrant", backend).await;
         assert_eq!(now, rests("asleep", "ping-silent"), "{backend}");
     }
-    let repairs = net.fake.repairs();
-    assert!((1..=4).contains(&repairs.len()), "{repairs:?}");
-    assert!(net.fake.pinged().len() <= 8, "{}", net.fake.pinged().len());
+    // One when they fell asleep, and one for both at each look: after a minute, two, four, .. two
+    // hours.
+    let (repairs, pinged) = (net.fake.repairs(), net.fake.pinged().len());
+    assert!((5..=13).contains(&repairs.len()), "{repairs:?}");
+    assert!(pinged <= 48, "{pinged}");
+    let status = net.app.status().await;
+    assert_eq!(status["tailnet"]["state"], "up", "no reason to restart it");
     net.fake.wake("m1");
     let ((), took) = net.time.run(net.app.judged("qdrant", "m1", "up")).await;
     assert!(took < 11 * SECOND, "{took:?}");
@@ -548,4 +551,128 @@ async fn a_mac_whose_bytes_still_come_is_not_asleep_however_silent_its_ports() {
     // Nor when they end: it answers pings.
     net.found("m1", "suspect", "port-silent").await;
     drop(net);
+}
+
+#[tokio::test(start_paused = true)]
+async fn macs_that_woke_behind_a_relay_that_died_meanwhile_are_found_without_a_thaw() {
+    let net = tailnet("").await;
+    net.time.pass(6 * SECOND).await;
+    net.fake.silence("m1");
+    net.fake.silence("m2");
+    net.found("m1", "asleep", "ping-silent").await;
+    net.found("m2", "asleep", "ping-silent").await;
+    net.fake.relay_dead();
+    net.fake.wake("m1");
+    net.fake.wake("m2");
+    net.time.pass_long(30 * SECOND).await;
+    assert_eq!(evidence(&net.app, "qdrant", "m1").await.0, "asleep");
+    net.time.pass_long(35 * SECOND).await;
+    for backend in ["m1", "m2"] {
+        let ((), took) = net.time.run(net.app.judged("qdrant", backend, "up")).await;
+        assert!(took < 5 * SECOND, "{backend} {took:?}");
+    }
+    let repairs = net.fake.repairs();
+    assert!(repairs.len() <= 3, "{repairs:?}");
+    net.ends_clean().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_dies_again_at_once_is_repaired_as_soon_as_the_rate_allows() {
+    let net = tailnet("timeouts.wait = \"8s\"").await;
+    // m2 has no part in it: a repair for one machine is one for all.
+    net.fake.direct("m2");
+    net.time.pass(6 * SECOND).await;
+    for _ in 0..2 {
+        net.fake.relay_dead();
+        let (write, _) = net.time.run(net.app.ask("PUT", WRITE, b"{}")).await;
+        let said = (write.status(), write.backend());
+        assert_eq!(said, (200, "m1"), "{}", write.text());
+    }
+    let times = net.fake.repair_times();
+    assert_eq!(times.len(), 2, "{times:?}");
+    let apart = times[1] - times[0];
+    assert!(
+        (5 * SECOND..SECOND * 11 / 2).contains(&apart),
+        "{apart:?}: each kind every 5 s a machine"
+    );
+    net.found("m1", "up", "answered").await;
+    net.ends_clean().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn repairs_that_a_reload_allows_are_made_and_those_it_forbids_are_not() {
+    let net = tailnet("tailnet.repair = false").await;
+    net.time.pass(6 * SECOND).await;
+    let switch = async |from: &str, to: &str| {
+        let before = net.app.status().await["config"]["generation"].clone();
+        let line = |allowed: &str| format!("tailnet.repair = {allowed}");
+        net.app.edit(|text| text.replace(&line(from), &line(to)));
+        let taken = async {
+            while net.app.status().await["config"]["generation"] == before {
+                sleep(SECOND / 20).await;
+            }
+        };
+        net.time.run(taken).await;
+    };
+    net.fake.relay_dead();
+    let (read, _) = net.time.run(net.app.get(READ)).await;
+    assert_eq!((read.status(), net.fake.repairs().len()), (503, 0));
+    switch("false", "true").await;
+    let ((), _) = net.time.run(net.app.judged("qdrant", "m1", "up")).await;
+    assert_eq!(net.fake.repairs(), ["break-derp-conns"]);
+    switch("true", "false").await;
+    net.fake.relay_dead();
+    let (read, _) = net.time.run(net.app.get(READ)).await;
+    assert_eq!((read.status(), net.fake.repairs().len()), (503, 1));
+    net.fake.relay_back();
+    net.ends_clean().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_localapi_that_is_dead_makes_the_tunnel_repairing_until_it_answers() {
+    let net = tailnet("").await;
+    net.fake.hang_status(true);
+    let state = async |want: &str| {
+        let wait = async {
+            while net.app.status().await["tailnet"]["state"] != want {
+                sleep(SECOND / 20).await;
+            }
+        };
+        net.time.run(wait).await.1
+    };
+    let took = state("repairing").await;
+    assert!((15 * SECOND..25 * SECOND).contains(&took), "{took:?}");
+    let held = [("state", "repairing")];
+    assert_eq!(net.counted("tailhop_tunnel_state", &held).await, 1);
+    net.fake.hang_status(false);
+    assert!(state("up").await < 5 * SECOND);
+    net.ends_clean().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_stays_down_after_a_repair_makes_the_tunnel_repairing() {
+    const COMPLAINT: &str = "Tailscale could not connect to any relay server. Check your Internet \
+                             connection.";
+    let net = tailnet("").await;
+    let state = async || {
+        net.app.status().await["tailnet"]["state"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    net.fake.complain(&[COMPLAINT]);
+    net.time.pass(60 * SECOND).await;
+    assert_eq!(state().await, "up", "nothing was repaired yet");
+    net.fake.silence("m1");
+    net.fake.silence("m2");
+    net.found("m1", "asleep", "ping-silent").await;
+    assert_eq!(net.fake.repairs().len(), 1);
+    net.time.pass(20 * SECOND).await;
+    assert_eq!(state().await, "up");
+    net.time.pass(12 * SECOND).await;
+    assert_eq!(state().await, "repairing");
+    net.fake.complain(&[]);
+    net.time.pass(10 * SECOND).await;
+    assert_eq!(state().await, "up");
+    net.ends_clean().await;
 }

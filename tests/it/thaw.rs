@@ -3,13 +3,17 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use tailhop::words::clock::Clock;
+
 use crate::repair::{evidence, rests};
 use crate::rescue::tailnet;
-use crate::support::app::{App, stage};
+use crate::support::app::{App, Macs, stage};
 use crate::support::time::Held;
+use crate::support::upstream::{Gate, answer};
 
 const WRITE: &str = "/qdrant/collections/c/points";
 const SECOND: Duration = Duration::from_secs(1);
@@ -213,4 +217,66 @@ async fn macs_that_woke_during_a_freeze_behind_a_dead_relay_are_found() {
     );
     assert!(took < 2 * SECOND, "{took:?}");
     net.ends_clean().await;
+}
+
+/// Sets the clock of a running app by an hour; requests, their bounds, probes and the schedule go on.
+async fn a_clock_set_by(seconds: i64, freezes: usize) {
+    static OFFSETS: [AtomicI64; 2] = [AtomicI64::new(0), AtomicI64::new(0)];
+    let offset = &OFFSETS[usize::from(seconds > 0)];
+    let noon = "2026-03-10T12:00:00Z".parse().unwrap();
+    let time = Held::hold();
+    let mut macs = Macs::start().await;
+    // Half an hour ago and in half an hour: either way an hour passes one of them.
+    let toml = macs.toml(
+        "timeouts.total = \"5s\"\n\
+         schedule.default = \"m1\"\n\
+         schedule.timezone = \"UTC\"\n\
+         schedule.switch = [\n\
+           { at = 2026-03-10T11:30:00Z, to = \"m2\" },\n\
+           { at = 2026-03-10T12:30:00Z, to = \"m1\" },\n\
+         ]\n",
+    );
+    let app = App::start_with(&toml, &[], Clock::set_by(noon, offset)).await;
+    for backend in ["m1", "m2"] {
+        app.judged("qdrant", backend, "up").await;
+    }
+    assert_eq!(app.get("/qdrant/collections").await.backend(), "m2");
+    let gate = Gate::closed();
+    macs.qdrant[1].once(answer(200, &[], b"{}").behind(&gate));
+    let mut waits = app.client().await;
+    waits.request("GET", "/qdrant/collections", &[], b"").await;
+    macs.qdrant[1].requests(2).await;
+
+    offset.store(seconds, Ordering::Relaxed);
+    time.pass(3 * SECOND).await;
+    gate.pass();
+    let answer = time.run(async { waits.coming("GET").await.whole().await });
+    let answer = answer.await.0;
+    assert_eq!(
+        (answer.status(), answer.backend()),
+        (200, "m2"),
+        "it stayed"
+    );
+    let read = app.get("/qdrant/collections").await;
+    assert_eq!((read.status(), read.backend()), (200, "m1"), "the schedule");
+    let metrics = app.metrics().await;
+    assert_eq!(metrics.sum("tailhop_freezes_total", &[]), freezes);
+    // Bounds are of monotonic time.
+    macs.all_refuse(0).await;
+    let refused = time.run(app.ask("PUT", WRITE, b"{}")).await;
+    assert_eq!(refused.0.status(), 503);
+    let took = refused.1;
+    assert!((3 * SECOND..SECOND * 9 / 2).contains(&took), "{took:?}");
+    time.run(app.judged("qdrant", "m1", "down")).await;
+    app.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_set_back_an_hour_changes_the_schedule_alone() {
+    a_clock_set_by(-3600, 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_set_forward_an_hour_looks_like_a_machine_that_was_suspended() {
+    a_clock_set_by(3600, 1).await;
 }

@@ -8,12 +8,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::client::{self, Answer, NoAnswer};
-use super::dial;
 use super::hop::{DATA, Hop, Routing};
 use super::mix::{self, Sort, Took, USUAL};
 use super::net::Host;
+use super::noise::{Times, Watch, timed};
 use super::parts::tell;
-use super::rig::{Rig, on_rig};
+use super::rig::Rig;
 use super::wait::eventually;
 
 /// So many milliseconds.
@@ -30,16 +30,19 @@ const REFUSED: Duration = ms(4500);
 
 #[test]
 fn a_mac_whose_daemon_stops_costs_a_blink() {
-    on_rig(async |rig| {
-        asleep(rig, "daemon stopped", async |rig| rig.m1.freeze().await).await;
+    timed(async |rig, times| {
+        asleep(rig, times, "daemon stopped", async |rig| {
+            rig.m1.freeze().await;
+        })
+        .await;
     });
 }
 
 #[test]
 fn a_mac_whose_link_goes_down_costs_a_blink() {
-    on_rig(async |rig| {
+    timed(async |rig, times| {
         let host = rig.m1.host.clone();
-        asleep(rig, "link down", async |_| {
+        asleep(rig, times, "link down", async |_| {
             host.link(false).expect("the link goes down");
         })
         .await;
@@ -47,7 +50,7 @@ fn a_mac_whose_link_goes_down_costs_a_blink() {
 }
 
 /// The first Mac falls asleep under load, and wakes.
-async fn asleep(rig: &mut Rig, how: &str, fall_asleep: impl AsyncFnOnce(&mut Rig)) {
+async fn asleep(rig: &mut Rig, times: &Times, how: &str, fall_asleep: impl AsyncFnOnce(&mut Rig)) {
     let hop = Hop::start(rig, &Routing::default()).await;
     let load = USUAL.start("m1");
     sleep(USUALLY).await;
@@ -59,6 +62,7 @@ async fn asleep(rig: &mut Rig, how: &str, fall_asleep: impl AsyncFnOnce(&mut Rig
     let [(chat, chat_after), (write, write_after)] = held.end(slept).await;
     sleep(ms(7000).saturating_sub(slept.elapsed())).await;
     let verdict = hop.verdict("ollama", "macbook-m1").await;
+    let woke = load.since();
     rig.m1.thaw();
     rig.m1.host.link(true).expect("the link comes up");
     let back = until_served_by(&hop, "m1").await;
@@ -78,55 +82,66 @@ async fn asleep(rig: &mut Rig, how: &str, fall_asleep: impl AsyncFnOnce(&mut Rig
         let sent = done.began + SENT_WITHIN > falls && done.began < fell + SENT_WITHIN;
         sent && done.sort == Sort::Inference
     });
-    bounded(&sent, Sort::Inference, ms(3000), ms(3000), &hop);
-    bounded(&took, Sort::Read, ms(600), ms(300), &hop);
-    bounded(&took, Sort::Inference, ms(600), ms(300), &hop);
-    writes_answered_or_refused(&took, &hop);
+    bounded(times, &sent, Sort::Inference, (ms(3000), ms(3000)), &hop);
+    // The path of a Mac that has just come back may be lost once more while its tailscaled finds its
+    // feet: what was sent there then waits for the next doubt.
+    let (returned, took) = took.split(|done| done.began > woke);
+    for sort in [Sort::Read, Sort::Inference] {
+        bounded(times, &returned, sort, (ms(5000), ms(5000)), &hop);
+    }
+    returned.check_writes(&rig.mac1, &rig.mac2);
+    bounded(times, &took, Sort::Read, (ms(600), ms(300)), &hop);
+    bounded(times, &took, Sort::Inference, (ms(600), ms(300)), &hop);
+    writes_answered_or_refused(times, &took, &hop);
+    writes_answered_or_refused(times, &returned, &hop);
     assert_eq!(
         (chat.status.as_u16(), chat.mac()),
         (200, "m2"),
         "the waiting chat\n{hop}"
     );
-    assert!(chat_after < ms(3000), "rescued after {chat_after:?}\n{hop}");
+    let late = took.late;
+    times.hold(chat_after, ms(3000), late, || format!("the rescue\n{hop}"));
     assert_eq!(write.status, 504, "{}\n{hop}", write.text());
     assert!(write.text().to_lowercase().contains("outcome unknown"));
-    assert!(back < ms(5000), "back after {back:?}\n{hop}");
+    times.hold(back, ms(5000), late, || format!("the way back\n{hop}"));
     took.check_writes(&rig.mac1, &rig.mac2);
 }
 
 #[test]
 fn a_lost_direct_path_moves_reads_at_once_and_no_write() {
-    on_rig(async |rig| {
+    timed(async |rig, times| {
         let mac = rig.m1.host.clone();
-        path_lost(rig, &mac, true).await;
+        path_lost(rig, times, &mac, true).await;
     });
 }
 
 #[test]
 fn without_repair_a_lost_direct_path_costs_writes_seconds() {
-    on_rig(async |rig| {
+    timed(async |rig, times| {
         let mac = rig.m1.host.clone();
-        path_lost(rig, &mac, false).await;
+        path_lost(rig, times, &mac, false).await;
     });
 }
 
 #[test]
 fn direct_paths_to_all_macs_lost_at_once_are_waited_for() {
-    on_rig(async |rig| {
+    timed(async |rig, times| {
         let container = rig.cr.host.clone();
-        path_lost(rig, &container, true).await;
+        path_lost(rig, times, &container, true).await;
     });
 }
 
 /// UDP of a machine is lost after direct paths were in use: of the Mac, so that only its own path
 /// is gone, or of the container, so that all are. In the second case reads wait too: each Mac
 /// trusts its own end of a path for up to 6.5 s after the last pong, and answers into it.
-async fn path_lost(rig: &mut Rig, host: &Host, repair: bool) {
+async fn path_lost(rig: &mut Rig, times: &Times, host: &Host, repair: bool) {
     let all = host.name == "cr";
     let hop = start(rig, repair).await;
     let load = USUAL.start("m1");
     sleep(USUALLY).await;
-    until_direct(rig, "m1").await;
+    for name in ["m1", "m2"] {
+        rig.until_direct(name).await;
+    }
     let held = Held::start(rig).await;
     host.lose(&["meta l4proto udp"]).expect("nftables works");
     let lost = Instant::now();
@@ -153,10 +168,10 @@ async fn path_lost(rig: &mut Rig, host: &Host, repair: bool) {
     if !repair {
         return;
     }
-    writes_answered_or_refused(&took, &hop);
+    writes_answered_or_refused(times, &took, &hop);
     if !all {
-        bounded(&took, Sort::Read, ms(500), ms(500), &hop);
-        bounded(&took, Sort::Inference, ms(500), ms(500), &hop);
+        bounded(times, &took, Sort::Read, (ms(500), ms(500)), &hop);
+        bounded(times, &took, Sort::Inference, (ms(500), ms(500)), &hop);
     }
     assert_eq!(took.numbers(Sort::Inference).failed, 0, "{hop}");
     assert_eq!(
@@ -182,24 +197,24 @@ async fn path_lost(rig: &mut Rig, host: &Host, repair: bool) {
 
 #[test]
 fn a_dead_relay_connection_is_repaired_before_anybody_fails() {
-    on_rig(async |rig| {
-        relay_dead(rig, true).await;
+    timed(async |rig, times| {
+        relay_dead(rig, times, true).await;
     });
 }
 
 #[test]
 fn without_repair_a_dead_relay_connection_fails_most() {
-    on_rig(async |rig| {
-        relay_dead(rig, false).await;
+    timed(async |rig, times| {
+        relay_dead(rig, times, false).await;
     });
 }
 
 /// The connections of the container's tailscaled to relay and control die silently; only the relay
 /// leads to the Macs.
-async fn relay_dead(rig: &mut Rig, repair: bool) {
+async fn relay_dead(rig: &mut Rig, times: &Times, repair: bool) {
     let host = rig.cr.host.clone();
     host.lose(&["meta l4proto udp"]).expect("nftables works");
-    until_relayed(rig).await;
+    rig.until_relayed().await;
     let hop = start(rig, repair).await;
     let load = USUAL.start("m1");
     sleep(USUALLY).await;
@@ -220,7 +235,7 @@ async fn relay_dead(rig: &mut Rig, repair: bool) {
         return;
     }
     for sort in [Sort::Read, Sort::Inference, Sort::Write] {
-        bounded(&took, sort, ms(1000), ms(1000), &hop);
+        bounded(times, &took, sort, (ms(1000), ms(1000)), &hop);
     }
     let made = hop
         .metric("tailhop_tunnel_repairs_total", "result=\"made\"")
@@ -232,20 +247,21 @@ async fn relay_dead(rig: &mut Rig, repair: bool) {
 fn after_a_freeze_the_first_request_is_answered_within_two_seconds() {
     let seconds = std::env::var("TAILHOP_RIG_FREEZE").ok();
     let seconds = seconds.and_then(|text| text.parse().ok()).unwrap_or(10);
-    on_rig(async |rig| freeze(rig, Duration::from_secs(seconds), false).await);
+    let length = Duration::from_secs(seconds);
+    timed(async |rig, times| freeze(rig, times, length, false).await);
 }
 
 #[test]
 fn after_a_freeze_that_cost_the_relay_connection_the_first_request_is_answered() {
-    on_rig(async |rig| freeze(rig, Duration::from_secs(5), true).await);
+    timed(async |rig, times| freeze(rig, times, Duration::from_secs(5), true).await);
 }
 
 /// tailhop and its tailscaled stand still, and meanwhile, perhaps, a NAT forgets them.
-async fn freeze(rig: &mut Rig, length: Duration, forgotten: bool) {
+async fn freeze(rig: &mut Rig, times: &Times, length: Duration, forgotten: bool) {
     let host = rig.cr.host.clone();
     if forgotten {
         host.lose(&["meta l4proto udp"]).expect("nftables works");
-        until_relayed(rig).await;
+        rig.until_relayed().await;
     }
     let hop = Hop::start(rig, &Routing::default()).await;
     let load = USUAL.start("m1");
@@ -257,6 +273,7 @@ async fn freeze(rig: &mut Rig, length: Duration, forgotten: bool) {
         host.forget_connections().expect("nftables works");
     }
     sleep(length).await;
+    let watch = Watch::start();
     rig.cr.thaw();
     hop.process().signal(rustix::process::Signal::CONT);
     let (first, after) = (
@@ -274,9 +291,12 @@ async fn freeze(rig: &mut Rig, length: Duration, forgotten: bool) {
     report(&hop, &after, &title).await;
     assert_eq!(before.numbers(Sort::Read).failed, 0);
     assert_eq!(first.status, 200, "{}\n{hop}", first.text());
-    assert!(first.elapsed < ms(2000), "{:?}\n{hop}", first.elapsed);
+    let late = watch.worst();
+    times.hold(first.elapsed, ms(2000), late, || {
+        format!("the first request\n{hop}")
+    });
     for sort in [Sort::Read, Sort::Inference, Sort::Write] {
-        bounded(&after, sort, ms(2000), ms(2000), &hop);
+        bounded(times, &after, sort, (ms(2000), ms(2000)), &hop);
     }
     after.check_writes(&rig.mac1, &rig.mac2);
 }
@@ -342,30 +362,6 @@ pub(crate) async fn start(rig: &Rig, repair: bool) -> Hop {
     Hop::start(rig, &routing).await
 }
 
-/// Returns when the container has a direct path to a Mac.
-pub(crate) async fn until_direct(rig: &Rig, name: &str) {
-    let socket = rig.cr.socket();
-    let what = format_args!("a direct path to {name}");
-    eventually(what, Duration::from_secs(15), async || {
-        dial::has_direct_path(&socket, name).await.then_some(())
-    })
-    .await;
-}
-
-/// Returns when the container reaches both Macs, and none of them by a direct path.
-pub(crate) async fn until_relayed(rig: &Rig) {
-    let socket = rig.cr.socket();
-    for name in ["m1", "m2"] {
-        let what = format_args!("{name} is reached by relay");
-        eventually(what, Duration::from_secs(25), async || {
-            let answers = rig.answers(name).await;
-            let direct = dial::has_direct_path(&socket, name).await;
-            (answers && !direct).then_some(())
-        })
-        .await;
-    }
-}
-
 /// How long it takes until a cheap read is answered by this Mac.
 async fn until_served_by(hop: &Hop, mac: &str) -> Duration {
     let started = Instant::now();
@@ -386,24 +382,30 @@ pub(crate) async fn report(hop: &Hop, took: &Took, title: &str) {
 }
 
 /// No failure of a sort, and none later than this.
-pub(crate) fn bounded(took: &Took, sort: Sort, slowest: Duration, p99: Duration, hop: &Hop) {
+pub(crate) fn bounded(
+    times: &Times,
+    took: &Took,
+    sort: Sort,
+    (slowest, p99): (Duration, Duration),
+    hop: &Hop,
+) {
     let numbers = took.numbers(sort);
-    let held = numbers.failed == 0 && numbers.slowest <= slowest && numbers.p99 <= p99;
-    assert!(
-        held,
-        "{sort:?}: {numbers}; want {slowest:?}, {p99:?}, 0{}\n{hop}",
-        took.worst(sort)
-    );
+    let words = || format!("{sort:?}: {numbers}{}\n{hop}", took.worst(sort));
+    assert_eq!(numbers.failed, 0, "{}", words());
+    times.hold(numbers.slowest, slowest, took.late, || {
+        format!("the slowest, {}", words())
+    });
+    times.hold(numbers.p99, p99, took.late, || format!("p99, {}", words()));
 }
 
 /// Each write was answered, or refused soon enough with the reason, or its outcome is unknown.
-pub(crate) fn writes_answered_or_refused(took: &Took, hop: &Hop) {
+pub(crate) fn writes_answered_or_refused(times: &Times, took: &Took, hop: &Hop) {
     for write in took.of(Sort::Write) {
-        let may = match write.status() {
-            Some(200 | 504) => true,
-            Some(503) => write.elapsed <= REFUSED,
-            _ => false,
-        };
+        let may = matches!(write.status(), Some(200 | 503 | 504));
         assert!(may, "{write:?}\n{hop}");
+        if write.status() == Some(503) {
+            let words = || format!("a refusal: {write:?}\n{hop}");
+            times.hold(write.elapsed, REFUSED, took.late, words);
+        }
     }
 }

@@ -45,6 +45,8 @@ pub(crate) struct Routing {
     pub(crate) store: bool,
     /// `tailnet.repair`.
     pub(crate) repair: bool,
+    /// `timeouts.head`, where it is not the default.
+    pub(crate) head: Option<&'static str>,
     /// The user that tailhop runs as, instead of tailscaled's.
     pub(crate) user: Option<u32>,
 }
@@ -59,6 +61,7 @@ impl Default for Routing {
             own_addresses: false,
             store: false,
             repair: true,
+            head: None,
             user: None,
         }
     }
@@ -151,6 +154,17 @@ impl Hop {
         (descriptors, resident.unwrap_or(0))
     }
 
+    /// The longest that a request took by tailhop's own access log, in milliseconds: what a client
+    /// saw beyond that is the client's own, or the machine's.
+    pub(crate) fn slowest_ms(&self) -> f64 {
+        let log = self.process.log();
+        let lines = log
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        let took = lines.filter_map(|line: serde_json::Value| line["total_ms"].as_f64());
+        took.fold(0.0, f64::max)
+    }
+
     /// The verdict and its evidence of a backend's service.
     pub(crate) async fn verdict(&self, service: &str, backend: &str) -> (String, String) {
         let status = self.status().await;
@@ -190,8 +204,11 @@ impl Routing {
             own_addresses,
             store,
             repair,
+            head,
             ..
         } = self;
+        let head = head.map(|head| format!("[timeouts]\nhead = \"{head}\""));
+        let head = head.unwrap_or_default();
         let own = |address: &str| {
             let listen = format!("listen = \"{address}\"");
             own_addresses.then_some(listen).unwrap_or_default()
@@ -218,6 +235,7 @@ impl Routing {
             ollama = {{ {ollama} }}
             qdrant = {{ {qdrant} }}
             {store}
+            {head}
 
             [schedule]
             timezone = "Asia/Tokyo"

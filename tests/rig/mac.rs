@@ -64,6 +64,8 @@ pub(crate) struct Mac {
     script: watch::Sender<Script>,
     listening: watch::Sender<bool>,
     seen: watch::Sender<Vec<Seen>>,
+    /// How many of them it answered.
+    answered: watch::Sender<usize>,
 }
 
 impl Mac {
@@ -74,6 +76,7 @@ impl Mac {
             script: watch::Sender::default(),
             listening: watch::Sender::default(),
             seen: watch::Sender::default(),
+            answered: watch::Sender::default(),
         };
         let server = mac.clone();
         host.run_forever(async move || server.serve_by_script().await);
@@ -147,6 +150,25 @@ impl Mac {
         );
     }
 
+    /// Returns when it has seen so many requests of `method`.
+    pub(crate) async fn until_seen_so_many(&self, method: &Method, count: usize) {
+        let mut seen = self.seen.subscribe();
+        let all = |all: &Vec<Seen>| all.iter().filter(|seen| seen.method == method).count();
+        let came = seen.wait_for(|seen| all(seen) == count);
+        let came = timeout(Duration::from_secs(20), came).await.is_ok();
+        assert!(came, "not {count} {method} reached {}", self.name);
+    }
+
+    /// Answers what it held back, and returns when so many were answered.
+    pub(crate) async fn answer_held(&self, count: usize) {
+        let mut answered = self.answered.subscribe();
+        let before = *answered.borrow_and_update();
+        self.hold(None);
+        let all = answered.wait_for(|answered| *answered >= before + count);
+        let all = timeout(Duration::from_secs(20), all).await.is_ok();
+        assert!(all, "{} does not answer {count}", self.name);
+    }
+
     async fn until_listening(&self, on: bool) {
         let mut listening = self.listening.subscribe();
         let patience = Duration::from_secs(5);
@@ -214,6 +236,7 @@ impl Mac {
         reply
             .headers_mut()
             .insert("x-mac", self.name.parse().expect("a header value"));
+        self.answered.send_modify(|count| *count += 1);
         Ok(reply)
     }
 

@@ -18,6 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use super::client::{self, Answer, Kept, NoAnswer};
 use super::hop::DATA;
 use super::mac::{Mac, OLLAMA};
+use super::noise::{Lateness, Watch};
 use super::{dial, rig::PROXY};
 
 /// What is asked.
@@ -93,6 +94,7 @@ pub(crate) struct Running {
     stop: watch::Sender<Option<Instant>>,
     sorts: Vec<JoinHandle<Vec<Done>>>,
     started: Instant,
+    watch: Watch,
 }
 
 /// Longer than any load.
@@ -125,6 +127,7 @@ impl Mix {
             stop,
             sorts,
             started,
+            watch: Watch::start(),
         }
     }
 }
@@ -147,7 +150,10 @@ impl Running {
         for sort in self.sorts {
             all.extend(sort.await.expect("the load runs"));
         }
-        Took(all)
+        Took {
+            all,
+            late: self.watch.worst(),
+        }
     }
 }
 
@@ -315,7 +321,11 @@ impl Done {
 
 /// All requests of a load.
 #[derive(Debug, Default)]
-pub(crate) struct Took(pub(crate) Vec<Done>);
+pub(crate) struct Took {
+    pub(crate) all: Vec<Done>,
+    /// How late the machine was meanwhile.
+    pub(crate) late: Lateness,
+}
 
 /// The numbers of one sort.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -330,7 +340,7 @@ pub(crate) struct Numbers {
 impl Took {
     /// Those of one sort.
     pub(crate) fn of(&self, sort: Sort) -> impl Iterator<Item = &Done> {
-        self.0.iter().filter(move |done| done.sort == sort)
+        self.all.iter().filter(move |done| done.sort == sort)
     }
 
     /// The numbers of one sort.
@@ -340,19 +350,23 @@ impl Took {
 
     /// Those that `belong`, and the others.
     pub(crate) fn split(self, belong: impl Fn(&Done) -> bool) -> (Self, Self) {
-        let (those, others) = self.0.into_iter().partition(belong);
-        (Self(those), Self(others))
+        let late = self.late;
+        let (those, others) = self.all.into_iter().partition(belong);
+        let of = |all| Self { all, late };
+        (of(those), of(others))
     }
 
     /// The table of all sorts, under a title.
     pub(crate) fn table(&self, title: &str) -> String {
-        let mut sorts: Vec<_> = self.0.iter().map(|done| done.sort).collect();
+        let mut sorts: Vec<_> = self.all.iter().map(|done| done.sort).collect();
         sorts.sort_unstable();
         sorts.dedup();
         let lines = sorts
             .into_iter()
             .map(|sort| format!("\n    {:<22} {}", sort.name(), self.numbers(sort)));
-        std::iter::once(title.to_owned()).chain(lines).collect()
+        let late = format!("\n    {}", self.late);
+        let title = std::iter::once(title.to_owned());
+        title.chain(lines).chain([late]).collect()
     }
 
     /// The slowest and the failed ones of a sort, for the message of a failure.

@@ -172,12 +172,17 @@ impl Host {
     /// Loses for ever what belongs to the TCP connections that this machine has with the hub now,
     /// as a NAT does that forgot them; new ones work. Returns how many there are.
     pub(crate) fn forget_connections(&self) -> io::Result<usize> {
-        let ports = self.enter(ports_to_hub)?;
+        let ports = self.connections_to_hub()?;
         let all: Vec<String> = ports.iter().map(u16::to_string).collect();
         let all = all.join(", ");
         let rules = ["sport", "dport"].map(|side| format!("tcp {side} {{ {all} }}"));
         self.lose(&[&rules[0], &rules[1]])?;
         Ok(ports.len())
+    }
+
+    /// The local ports of the TCP connections that this machine has with the hub now.
+    pub(crate) fn connections_to_hub(&self) -> io::Result<Vec<u16>> {
+        self.enter(ports_to_hub)
     }
 
     /// Resets at once what comes to this machine and matches `rule`.

@@ -6,12 +6,25 @@ use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::net::Host;
 use super::wait::eventually;
+
+/// Those that were started and not dropped yet.
+static RUNNING: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
+/// The numbers of all that run.
+pub(crate) fn running() -> Vec<u32> {
+    locked().clone()
+}
+
+fn locked() -> MutexGuard<'static, Vec<u32>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A running process, and everything it started itself: it leads a group of its own.
 #[derive(Debug)]
@@ -29,8 +42,10 @@ impl Process {
             .stdout(file.try_clone()?)
             .stderr(file)
             .process_group(0);
+        let child = host.start(command)?;
+        locked().push(child.id());
         Ok(Self {
-            child: host.start(command)?,
+            child,
             log: log.to_owned(),
         })
     }
@@ -114,5 +129,7 @@ impl fmt::Display for Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
+        let own = self.id();
+        locked().retain(|id| *id != own);
     }
 }

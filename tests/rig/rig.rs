@@ -100,8 +100,9 @@ impl Rig {
         &self.net.hub
     }
 
-    /// Takes every fault back, and returns when both Macs are seen from the container.
-    async fn reset(&mut self) {
+    /// Takes every fault back, and returns when both Macs are reached from the container as usual:
+    /// by a direct path, beside working connections to relay and control.
+    pub(crate) async fn reset(&mut self) {
         self.net
             .repair()
             .expect("faults of the network can be taken back");
@@ -112,7 +113,9 @@ impl Rig {
         self.mac2.reset().await;
         for name in ["m1", "m2"] {
             self.until_reachable(name).await;
+            self.until_direct(name).await;
         }
+        self.until_connected().await;
         // The knocks of `until_reachable` are none of the test's business.
         self.mac1.reset().await;
         self.mac2.reset().await;
@@ -125,6 +128,45 @@ impl Rig {
         let what = format_args!("{name} answers through the tailnet\n{daemon}");
         eventually(what, Duration::from_secs(20), async || {
             self.answers(name).await.then_some(())
+        })
+        .await;
+    }
+
+    /// Returns when the container has a direct path to a Mac. Only traffic makes tailscaled look for
+    /// one, so this knocks.
+    pub(crate) async fn until_direct(&self, name: &str) {
+        let socket = self.cr.socket();
+        let what = format_args!("a direct path to {name}");
+        eventually(what, Duration::from_secs(30), async || {
+            let answers = self.answers(name).await;
+            let direct = dial::has_direct_path(&socket, name).await;
+            (answers && direct).then_some(())
+        })
+        .await;
+    }
+
+    /// Returns when the container reaches both Macs, and none of them by a direct path.
+    pub(crate) async fn until_relayed(&self) {
+        let socket = self.cr.socket();
+        for name in ["m1", "m2"] {
+            let what = format_args!("{name} is reached by relay");
+            eventually(what, Duration::from_secs(25), async || {
+                let answers = self.answers(name).await;
+                let direct = dial::has_direct_path(&socket, name).await;
+                (answers && !direct).then_some(())
+            })
+            .await;
+        }
+    }
+
+    /// Returns when the container's tailscaled is connected to relay and control: after a fault it
+    /// tries again ever more slowly.
+    async fn until_connected(&self) {
+        let host = &self.cr.host;
+        let what = "connections to relay and control";
+        eventually(what, Duration::from_mins(1), async || {
+            let ports = host.connections_to_hub().expect("/proc tells");
+            (ports.len() >= 2).then_some(())
         })
         .await;
     }

@@ -70,6 +70,7 @@ struct Script {
     status_takes: Duration,
     statuses: usize,
     pings_hang: bool,
+    complaints: Vec<String>,
     debug: Debug,
     relay_alive: bool,
     dialled: Vec<String>,
@@ -96,6 +97,8 @@ struct Machine {
     ports: HashMap<u16, SocketAddr>,
     greeting: Vec<u8>,
     stopped: bool,
+    /// What a dial of it takes.
+    far: Duration,
     path: Path,
     /// Whether bytes pass between it and us now.
     awake: watch::Sender<bool>,
@@ -135,6 +138,7 @@ impl Tailscaled {
             status_takes: Duration::ZERO,
             statuses: 0,
             pings_hang: false,
+            complaints: Vec::new(),
             debug: Debug::Works,
             relay_alive: true,
             dialled: Vec::new(),
@@ -217,6 +221,11 @@ impl Tailscaled {
     /// Lets it go on.
     pub(crate) fn wake(&self, name: &str) {
         self.fault(|script| script.named(name).stopped = false);
+    }
+
+    /// Dials of the machine `name` take so long from now on.
+    pub(crate) fn far(&self, name: &str, dial: Duration) {
+        self.script().named(name).far = dial;
     }
 
     /// Reaches the machine `name` by a direct path from now on, as `status` says too.
@@ -317,6 +326,11 @@ impl Tailscaled {
         self.script().status_hangs = hangs;
     }
 
+    /// What it says of its own health from now on.
+    pub(crate) fn complain(&self, of: &[&str]) {
+        self.script().complaints = of.iter().map(|text| (*text).to_owned()).collect();
+    }
+
     /// Sets what the proxy port speaks from the next connection on.
     pub(crate) fn proxy_speaks(&self, proxy: Proxy) {
         self.script().proxy = proxy;
@@ -370,6 +384,7 @@ impl Script {
             ports: HashMap::new(),
             greeting: Vec::new(),
             stopped: false,
+            far: Duration::ZERO,
             path: Path::Relay,
             awake: watch::Sender::new(true),
         })
@@ -591,7 +606,7 @@ impl Net {
             "AuthURL": "",
             "TailscaleIPs": own.map(|ip| [ip]),
             "Self": node("run", own),
-            "Health": [],
+            "Health": script.complaints,
             "MagicDNSSuffix": suffix,
             "CurrentTailnet": running.then(|| json!({
                 "Name": "user@example.com", "MagicDNSSuffix": suffix, "MagicDNSEnabled": true,
@@ -818,6 +833,7 @@ impl Net {
 impl Machine {
     /// A connection to its port; never, while it is stopped.
     async fn reach(&self, port: u16) -> Result<Link, String> {
+        sleep(self.far).await;
         let mut awake = self.awake.subscribe();
         if !*awake.borrow_and_update() {
             woken(&mut awake).await;
