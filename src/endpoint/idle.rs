@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::task::yield_now;
+use tokio::time::Instant;
 
 use super::connection::Connection;
 
@@ -55,9 +56,9 @@ impl Idle {
         None
     }
 
-    /// Keeps a connection whose answer has ended.
-    pub fn put(&self, mut connection: Connection) {
-        connection.idle_since = tokio::time::Instant::now();
+    /// Keeps a connection whose answer has ended `now`.
+    pub fn put(&self, mut connection: Connection, now: Instant) {
+        connection.idle_since = now;
         self.push(connection);
     }
 

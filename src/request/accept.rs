@@ -121,7 +121,7 @@ async fn connection(
 /// What hyper could not read is refused here, once; any other error is the client's or an answer's,
 /// and its request is recorded by itself.
 async fn broke(
-    proxy: &Proxy,
+    proxy: &Arc<Proxy>,
     peer: &Peer,
     error: &hyper::Error,
     draining: &mut watch::Receiver<bool>,

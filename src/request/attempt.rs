@@ -105,7 +105,7 @@ pub(super) async fn answer(
             patience.resume(held);
         }
         let next = again(&failure, standing);
-        record.failed(call.proxy, &failure, next != Again::Stop);
+        record.failed(&failure, next != Again::Stop);
         round.last = Some((failure, endpoint));
         fresh = next == Again::Same;
         match next {
@@ -311,7 +311,7 @@ async fn hedged(
         },
     };
     let late = Failure::sent(Kind::Hedged, "it did not answer a cheap read at once");
-    record.failed(call.proxy, &late, true);
+    record.failed(&late, true);
     record.at(other, &next.reason);
     asked
 }

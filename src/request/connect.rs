@@ -159,7 +159,7 @@ impl Dialler {
             Err(failure) => Err(failure),
         };
         if let Some(spare) = self.endpoint.dials.ended(&permit, opened) {
-            self.endpoint.idle.put(spare);
+            self.endpoint.idle.put(spare, Instant::now());
         }
         self.start(self.endpoint.dials.need());
     }

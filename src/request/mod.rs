@@ -6,6 +6,7 @@
 //! log, a metric or an error text.
 
 pub mod accept;
+mod access;
 mod again;
 mod attempt;
 mod call;

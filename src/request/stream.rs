@@ -107,12 +107,14 @@ impl Passing {
 
     /// The upstream gave a clean end: its connection may carry the next request.
     fn complete(&mut self) {
+        let Some(record) = self.record.take() else {
+            return;
+        };
+        let now = Instant::now();
         if let Some(connection) = self.connection.take() {
-            self.endpoint.give_back(connection);
+            self.endpoint.give_back(connection, now);
         }
-        if let Some(record) = self.record.take() {
-            record.finish(End::Complete);
-        }
+        record.finish(End::Complete, now);
     }
 
     /// The client left: its connection and its record are dropped, which says so.
@@ -125,7 +127,7 @@ impl Passing {
     fn cut(&mut self, failure: Failure) -> Failure {
         drop(self.connection.take());
         if let Some(record) = self.record.take() {
-            record.finish(End::Truncated(failure.kind));
+            record.finish(End::Truncated(failure.kind), Instant::now());
         }
         failure
     }
@@ -206,11 +208,12 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(idle: Duration, total: Option<Deadline>) -> Self {
+    /// Watches a body whose head came `now`.
+    pub(super) fn new(idle: Duration, total: Option<Deadline>, now: Instant) -> Self {
         Self {
             idle,
             total,
-            last: Instant::now(),
+            last: now,
             timer: None,
         }
     }

@@ -15,7 +15,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::peer::Peer;
 use super::record::{End, Record};
@@ -97,7 +97,7 @@ impl Tunnel {
         } = self;
         let both = async { tokio::try_join!(client, upstream) };
         let Ok(Ok((client, upstream))) = timeout(HANDOVER, both).await else {
-            return record.finish(End::Truncated(Kind::Broken));
+            return record.finish(End::Truncated(Kind::Broken), Instant::now());
         };
         let passed = Passed::default();
         let end = tokio::select! {
@@ -117,7 +117,7 @@ impl Tunnel {
         let down = passed.down.load(Ordering::Relaxed);
         record.read(0, Some(passed.up));
         record.passed(usize::try_from(down).unwrap_or(usize::MAX));
-        record.finish(end);
+        record.finish(end, Instant::now());
     }
 }
 
