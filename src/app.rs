@@ -208,10 +208,16 @@ impl DataHalf {
             let (proxy, draining) = (Arc::clone(&self.proxy), self.draining.clone());
             serving.spawn(request::accept::serve(proxy, listener, door, draining));
         }
-        while let Some(ended) = serving.join_next().await {
-            ended.map_err(io::Error::other)?;
+        let served = async {
+            while let Some(ended) = serving.join_next().await {
+                ended.map_err(io::Error::other)?;
+            }
+            Ok(())
+        };
+        tokio::select! {
+            served = served => served,
+            () = self.proxy.beat() => Ok(()),
         }
-        Ok(())
     }
 }
 

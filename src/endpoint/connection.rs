@@ -6,8 +6,9 @@
 
 use std::error::Error;
 use std::fmt;
+use std::future::poll_fn;
 use std::io::{self, ErrorKind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
@@ -108,14 +109,7 @@ impl Connection {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| Failure::unsent(Kind::Broken, error.to_string()))?;
-        let mut until = lost.wait();
-        tokio::spawn(async move {
-            tokio::select! {
-                biased;
-                _ = connection.with_upgrades() => {}
-                () = until.lost() => {}
-            }
-        });
+        tokio::spawn(drive(connection.with_upgrades(), lost.wait()));
         let waiting = lost.wait();
         Ok(Self {
             sender,
@@ -189,6 +183,30 @@ impl Connection {
     pub(super) fn is_ready(&self) -> bool {
         self.sender.is_ready() && !self.waiting.is_lost()
     }
+}
+
+/// Drives a connection until it ends or its endpoint is lost. The signal is looked at when it has
+/// news only: a task that is once in its list stays there, and this one is polled for every piece.
+async fn drive(connection: impl Future, until: Waiting) {
+    let mut connection = pin!(connection);
+    let mut news = until.clone();
+    let mut lost = pin!(async move {
+        let mut until = until;
+        until.lost().await;
+    });
+    let mut listed = false;
+    poll_fn(|cx| {
+        if connection.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if listed && !news.has_news() {
+            return Poll::Pending;
+        }
+        listed = true;
+        news.look();
+        lost.as_mut().poll(cx)
+    })
+    .await;
 }
 
 /// Whether an answer that switches protocols (RFC 9110 15.2.2) was asked to switch to this one:

@@ -233,10 +233,10 @@ impl Endpoint {
         }
     }
 
-    /// It answered: its machine is heard, and it serves.
-    pub fn served(&self) {
-        self.answered.touch();
-        self.machine.heard.touch();
+    /// It answered `now`: its machine is heard, and it serves.
+    pub fn served(&self, now: Instant) {
+        self.answered.touch_at(now);
+        self.machine.heard.touch_at(now);
     }
 
     /// It accepted a dial: its machine is heard.
@@ -315,12 +315,22 @@ impl Machine {
 
     /// A byte came from it.
     pub fn hear(&self) {
-        self.heard.touch();
+        self.hear_at(Instant::now());
+    }
+
+    /// A byte came from it at an instant.
+    pub fn hear_at(&self, now: Instant) {
+        self.heard.touch_at(now);
     }
 
     /// How long ago a byte came from it.
     pub fn heard_ago(&self) -> Option<Duration> {
-        self.heard.age()
+        self.heard_before(Instant::now())
+    }
+
+    /// How long before an instant a byte came from it.
+    pub fn heard_before(&self, now: Instant) -> Option<Duration> {
+        self.heard.age_at(now)
     }
 }
 
@@ -442,17 +452,28 @@ impl Stamp {
     }
 
     fn touch(&self) {
-        self.millis.store(self.now(), Ordering::Relaxed);
+        self.touch_at(Instant::now());
+    }
+
+    fn touch_at(&self, now: Instant) {
+        self.millis.store(self.millis_at(now), Ordering::Relaxed);
     }
 
     fn age(&self) -> Option<Duration> {
+        self.age_at(Instant::now())
+    }
+
+    fn age_at(&self, now: Instant) -> Option<Duration> {
         match self.millis.load(Ordering::Relaxed) {
             NEVER => None,
-            then => Some(Duration::from_millis(self.now().saturating_sub(then))),
+            then => Some(Duration::from_millis(
+                self.millis_at(now).saturating_sub(then),
+            )),
         }
     }
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.base.elapsed().as_millis()).unwrap_or(NEVER - 1)
+    fn millis_at(&self, now: Instant) -> u64 {
+        let span = now.saturating_duration_since(self.base);
+        u64::try_from(span.as_millis()).unwrap_or(NEVER - 1)
     }
 }

@@ -311,9 +311,9 @@ impl Stamp {
 impl Millis {
     /// A time, rounded.
     pub fn of(took: Duration) -> Self {
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX - 500);
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         Self {
-            micros: (nanos + 500) / 1000,
+            micros: nanos.saturating_add(500) / 1000,
         }
     }
 

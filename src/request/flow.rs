@@ -45,7 +45,7 @@ pub(super) async fn serve(
         };
     };
     let upstream = upstream_path(route, kind, &path);
-    let mut call = Call::new(&proxy, &live, &peer, route, &request, &upstream);
+    let mut call = Call::new(&proxy, &live, &peer, route, &request, &upstream, &record);
     call.upgrade = tunnel::wanted(route, &request);
     let on_upgrade = call
         .upgrade
@@ -85,8 +85,7 @@ async fn forward(
     mut record: Record,
 ) -> Response<Downstream> {
     let (parts, body) = request.into_parts();
-    let idle = call.idle_bound();
-    let payload = match payload::read(body, call.meaning.effect, idle, &call.proxy.budget).await {
+    let payload = match payload::read(call, body).await {
         Ok(payload) => payload,
         Err(failure) => {
             call.peer.refused();
@@ -149,7 +148,10 @@ async fn answer_in_time(
 
 async fn total_passed(call: &Call<'_>) {
     match call.total {
-        Some(total) => total.passed().await,
+        Some(total) => {
+            call.patient().await;
+            Box::pin(total.passed()).await;
+        }
         None => std::future::pending().await,
     }
 }

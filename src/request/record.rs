@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::Proxy;
 pub use super::access::{AccessLog, Line};
 use super::access::{Entry, Millis};
+use super::beat::Beats;
 use super::call::Call;
 use super::rules::Refusal;
 use crate::endpoint::live::Endpoint;
@@ -46,9 +47,9 @@ pub(super) enum End {
 /// One request, as it is written down.
 pub(super) struct Record {
     proxy: Arc<Proxy>,
-    /// When its head had come.
+    /// When its head had come, by both clocks.
     pub(super) began: Instant,
-    time: Timestamp,
+    pub(super) time: Timestamp,
     id: Id,
     /// `None`: it never became a request.
     asked: Option<(Method, Arc<str>)>,
@@ -193,6 +194,11 @@ impl Record {
     /// It ended.
     pub(super) fn finish(mut self, end: End, now: Instant) {
         self.write(end, now);
+    }
+
+    /// What lets its answer wait without a timer.
+    pub(super) fn beats(&self) -> &Beats {
+        &self.proxy.beats
     }
 
     fn service(&self) -> &str {

@@ -11,7 +11,6 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
-use tokio::time::Instant;
 
 use super::attempt::{Answered, Unanswered};
 use super::call::Call;
@@ -23,7 +22,6 @@ use super::tunnel::{self, Tunnel};
 use crate::api::dialect;
 use crate::config::snapshot::{BackendId, Snapshot};
 use crate::endpoint::live::Endpoint;
-use crate::plan::orders;
 use crate::words::names::Kind as ServiceKind;
 use crate::words::outcome::{Failure, Kind, Phase, Side};
 use crate::words::units::show_duration;
@@ -48,13 +46,14 @@ pub(super) fn pass_on(
         response,
         connection,
         endpoint,
+        active,
+        at,
     } = answered;
     let (mut parts, body) = response.into_parts();
-    let now = Instant::now();
-    record.answered(parts.status, active_name(call), now);
+    record.answered(parts.status, name(&call.live.snapshot, active), at);
     headers::for_client(&mut parts.headers, parts.version, &call.view(&endpoint));
     sign(&mut parts.headers, &endpoint, &record);
-    let watch = Watch::new(call.idle_bound(), call.total, now);
+    let watch = Watch::new(call.idle_bound(), call.total, at);
     let peer = Arc::clone(call.peer);
     let body = Passing::new(body, connection, endpoint, record, watch, peer);
     Response::from_parts(parts, Downstream::Passing(Box::new(body)))
@@ -81,7 +80,8 @@ pub(super) fn switch(
     };
     let mut record = record;
     let status = StatusCode::SWITCHING_PROTOCOLS;
-    record.answered(status, active_name(call), Instant::now());
+    let active = name(&call.live.snapshot, answered.active);
+    record.answered(status, active, answered.at);
     let (parts, _) = answered.response.into_parts();
     let spoken = parts.version;
     let mut response = Response::from_parts(parts, Downstream::Own(Bytes::new()));
@@ -403,14 +403,6 @@ fn write(kind: ServiceKind, path: &str, problem: &Problem, record: Record) -> Re
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
-}
-
-/// The name of the active backend for this request's effect.
-fn active_name<'a>(call: &Call<'a>) -> &'a str {
-    let now = call.proxy.clock.now();
-    let snapshot = &call.live.snapshot;
-    let active = orders::active(snapshot, call.route.service, call.meaning.effect, now);
-    name(snapshot, active.backend)
 }
 
 fn name(snapshot: &Snapshot, backend: BackendId) -> &str {
