@@ -415,8 +415,9 @@ fn ports(snapshot: &Snapshot) -> Result<Vec<(ServiceName, TcpListener)>, StartEr
 fn listen(key: &str, address: SocketAddr) -> Result<TcpListener, StartError> {
     let bound = TcpListener::bind(address).and_then(|listener| {
         listener.set_nonblocking(true)?;
-        // Its connections inherit it.
+        // Its connections inherit these.
         sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER)?;
+        sockopt::set_tcp_nodelay(&listener, true)?;
         Ok(listener)
     });
     bound.map_err(|error| StartError::Listen {

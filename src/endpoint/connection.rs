@@ -19,6 +19,7 @@ use http::header::UPGRADE;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -81,12 +82,23 @@ pub struct Connection {
     pub reused: bool,
 }
 
+/// What hyper says of a request.
+pub type Sent = Result<Response<Incoming>, TrySendError<Request<Outgoing>>>;
+
+/// A request that was sent.
+pub struct Sending<F> {
+    /// The protocol that it asked for.
+    pub asked: Option<HeaderValue>,
+    /// What becomes of it, for [`Connection::answer`].
+    pub answer: F,
+}
+
 /// A request that failed, and the request itself if not one byte of it was sent.
 pub struct SendError {
     /// What failed.
     pub failure: Failure,
     /// The request, unsent.
-    pub request: Option<Request<Outgoing>>,
+    pub request: Option<Box<Request<Outgoing>>>,
 }
 
 impl From<Failure> for SendError {
@@ -125,15 +137,37 @@ impl Connection {
         &mut self,
         request: Request<Outgoing>,
     ) -> Result<Response<Incoming>, SendError> {
-        let asked = request.headers().get(UPGRADE).cloned();
-        match self.sender.try_send_request(request).await {
-            Ok(answer) if !is_expected(&answer, asked.as_ref()) => Err(SendError {
+        let Sending { asked, answer } = self.begin(request);
+        let sent = answer.await;
+        self.answer(sent, asked.as_ref())
+    }
+
+    /// The same in two steps. The request is handed over here, and not carried along by those who
+    /// wait for what becomes of it.
+    pub fn begin(
+        &mut self,
+        request: Request<Outgoing>,
+    ) -> Sending<impl Future<Output = Sent> + use<>> {
+        Sending {
+            asked: request.headers().get(UPGRADE).cloned(),
+            answer: self.sender.try_send_request(request),
+        }
+    }
+
+    /// What became of a request: its answer, if it is one that was asked for.
+    pub fn answer(
+        &self,
+        sent: Sent,
+        asked: Option<&HeaderValue>,
+    ) -> Result<Response<Incoming>, SendError> {
+        match sent {
+            Ok(answer) if !is_expected(&answer, asked) => Err(SendError {
                 failure: Failure::sent(Kind::BadAnswer, "an upgrade that nobody asked for"),
                 request: None,
             }),
             Ok(answer) => Ok(answer),
             Err(mut error) => {
-                let request = error.take_message();
+                let request = error.take_message().map(Box::new);
                 let failure = self.classify(error.error(), request.is_some());
                 Err(SendError { failure, request })
             }

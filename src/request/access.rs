@@ -251,7 +251,7 @@ impl Entry<'_> {
         stamp.append(self.time, to);
         text(to, b"\",\"request_id\":\"", &self.request_id);
         text(to, b"\",\"method\":\"", &self.method);
-        text(to, b"\",\"path\":\"", &self.path);
+        quoted(to, b"\",\"path\":\"", &self.path);
         number(to, b"\",\"status\":", u64::from(self.status));
         text(to, b",\"service\":\"", &self.service);
         text(to, b"\",\"effect\":\"", self.effect);
@@ -338,17 +338,22 @@ impl Serialize for Millis {
     }
 }
 
-/// Appends `before`, and then `value` as JSON has it between quotes.
+/// Appends `before`, and then `value`, a word that needs no quoting: names, methods, ids and our own
+/// words have no quotes, backslashes or control characters.
 fn text(to: &mut Vec<u8>, before: &[u8], value: &str) {
     to.extend_from_slice(before);
+    to.extend_from_slice(value.as_bytes());
+}
+
+/// Appends `before`, and then `value` as JSON has it between quotes.
+fn quoted(to: &mut Vec<u8>, before: &[u8], value: &str) {
     let plain = |byte: &u8| *byte >= 0x20 && *byte != b'"' && *byte != b'\\';
     if value.as_bytes().iter().all(plain) {
-        to.extend_from_slice(value.as_bytes());
-    } else {
-        let quoted = serde_json::to_string(value).unwrap_or_default();
-        let inner = quoted.get(1..quoted.len() - 1).unwrap_or_default();
-        to.extend_from_slice(inner.as_bytes());
+        return text(to, before, value);
     }
+    let quoted = serde_json::to_string(value).unwrap_or_default();
+    let inner = quoted.get(1..quoted.len().saturating_sub(1));
+    text(to, before, inner.unwrap_or_default());
 }
 
 /// Appends `before`, and then `value` in decimal.
@@ -422,7 +427,15 @@ mod tests {
             "2026-11-25T04:34:16Z",
             "2026-11-25T04:34:16.000000001Z",
         ];
-        let paths = ["/a", "/日本", "/a\"b", "/a\\b\u{1}", "/\u{7f}", ""];
+        let paths = [
+            "/a",
+            "/日本",
+            "/a\"",
+            "\"/a\"b",
+            "/a\\b\u{1}",
+            "/\u{7f}",
+            "",
+        ];
         let micros = [
             0,
             1,

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use jiff::Timestamp;
@@ -20,7 +20,7 @@ use super::record::Record;
 use super::stream::Coming;
 use crate::api::{self, Answer};
 use crate::config::snapshot::BackendId;
-use crate::endpoint::connection::{Connection, Outgoing, SendError};
+use crate::endpoint::connection::{Connection, SendError, Sending, Sent};
 use crate::endpoint::live::Endpoint;
 use crate::health::passive;
 use crate::plan::candidates::{Candidate, Plan};
@@ -196,7 +196,7 @@ async fn attempt(
     record.at(endpoint, &candidate.reason);
     // As the plan saw it: who fell into doubt while it was dialled is left at once.
     let able = endpoint.verdict().able();
-    let connection = connect(call, endpoint, terms).await?;
+    let mut connection = connect(call, endpoint, terms).await?;
     let stand = Stand {
         backend: candidate.backend,
         active: round.active.backend,
@@ -204,9 +204,9 @@ async fn attempt(
         repeatable: call.meaning.effect == Effect::Read && outbound.replayable(),
         able,
     };
-    let request = outbound.request(call.route, endpoint);
     call.sent.store(true, Ordering::Relaxed);
-    let mut first = pin!(exchange(call, endpoint, connection, request, stand));
+    let sending = connection.begin(outbound.request(call.route, endpoint));
+    let mut first = pin!(exchange(call, endpoint, connection, sending, stand));
     let asked = if stand.movable && api::is_cheap(endpoint.key.kind, call.meaning) {
         tokio::select! {
             biased;
@@ -223,7 +223,7 @@ async fn attempt(
         // What failed is known to have, and is told with the failure.
         call.sent.store(false, Ordering::Relaxed);
         if let Some(request) = request {
-            outbound.take_back(request);
+            outbound.take_back(*request);
         }
         failure
     })
@@ -243,18 +243,24 @@ struct Stand {
     able: bool,
 }
 
-/// Asks `endpoint` on `connection`, and judges what comes.
+/// Waits for what `endpoint` answers on `connection`, and judges it.
 async fn exchange(
     call: &Call<'_>,
     endpoint: &Arc<Endpoint>,
     connection: Connection,
-    request: Request<Outgoing>,
+    sending: Sending<impl Future<Output = Sent>>,
     stand: Stand,
 ) -> Result<Answered, SendError> {
-    let sent = send(call, endpoint, connection, request, stand).await;
-    let (response, connection, now) = sent.inspect_err(|error| {
+    let began = Instant::now();
+    endpoint.budget.deposit();
+    let sent = head(call, endpoint, &connection, sending, (stand, began)).await;
+    let response = sent.inspect_err(|error| {
         passive::failed(endpoint, &error.failure, call.proxy.clock);
     })?;
+    let now = Instant::now();
+    if call.meaning.effect != Effect::Inference {
+        endpoint.pace.answered(now.saturating_duration_since(began));
+    }
     passive::answered(endpoint, now, call.proxy.clock);
     let answered = Answered {
         response: response.map(Coming::Stream),
@@ -301,8 +307,9 @@ async fn hedged(
         ..terms
     };
     let second = async {
-        let connection = connect(call, other, terms).await?;
-        exchange(call, other, connection, request, stand).await
+        let mut connection = connect(call, other, terms).await?;
+        let sending = connection.begin(request);
+        exchange(call, other, connection, sending, stand).await
     };
     tokio::pin!(second);
     let asked = tokio::select! {
@@ -322,39 +329,30 @@ async fn hedged(
     asked
 }
 
-/// Sends a request and waits for the head of its answer, as long as that makes sense. Also tells
-/// when it came.
-async fn send(
+/// Waits for the head of an answer, as long as that makes sense.
+async fn head(
     call: &Call<'_>,
     endpoint: &Endpoint,
-    mut connection: Connection,
-    request: Request<Outgoing>,
-    stand: Stand,
-) -> Result<(Response<Incoming>, Connection, Instant), SendError> {
-    endpoint.budget.deposit();
+    connection: &Connection,
+    sending: Sending<impl Future<Output = Sent>>,
+    (stand, began): (Stand, Instant),
+) -> Result<Response<Incoming>, SendError> {
     let repairs = endpoint.lost.repairs();
-    let began = Instant::now();
-    let answer = {
-        let mut sending = pin!(connection.send(request));
-        tokio::select! {
-            biased;
-            answer = &mut sending => answer?,
-            () = call.patient() => {
-                // Boxed, so that those that are answered at once do not carry the room for it.
-                let impatience = Box::pin(impatience(call, endpoint, stand, (repairs, began)));
-                tokio::select! {
-                    biased;
-                    answer = &mut sending => answer?,
-                    failure = impatience => return Err(SendError::from(failure)),
-                }
+    let (asked, mut answer) = (sending.asked, pin!(sending.answer));
+    let sent = tokio::select! {
+        biased;
+        sent = &mut answer => sent,
+        () = call.patient() => {
+            // Boxed, so that those that are answered at once do not carry the room for it.
+            let impatience = Box::pin(impatience(call, endpoint, stand, (repairs, began)));
+            tokio::select! {
+                biased;
+                sent = &mut answer => sent,
+                failure = impatience => return Err(SendError::from(failure)),
             }
         }
     };
-    let now = Instant::now();
-    if call.meaning.effect != Effect::Inference {
-        endpoint.pace.answered(now.saturating_duration_since(began));
-    }
-    Ok((answer, connection, now))
+    connection.answer(sent, asked.as_ref())
 }
 
 /// Why a request that was `sent` then is not waited for any longer. Slowness alone is no reason but

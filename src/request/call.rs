@@ -58,9 +58,8 @@ pub(super) struct Call<'a> {
 impl<'a> Call<'a> {
     pub(super) fn new<B>(
         proxy: &'a Proxy,
-        live: &'a Live,
+        (live, route): (&'a Live, &'a Route),
         peer: &'a Arc<Peer>,
-        route: &'a Route,
         request: &Request<B>,
         path: &'a str,
         record: &Record,

@@ -45,7 +45,7 @@ pub(super) async fn serve(
         };
     };
     let upstream = upstream_path(route, kind, &path);
-    let mut call = Call::new(&proxy, &live, &peer, route, &request, &upstream, &record);
+    let mut call = Call::new(&proxy, (&live, route), &peer, &request, &upstream, &record);
     call.upgrade = tunnel::wanted(route, &request);
     let on_upgrade = call
         .upgrade

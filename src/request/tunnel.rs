@@ -34,11 +34,14 @@ const PIECE: usize = 8 * 1024;
 
 /// The protocol that a request asks for, if its route passes it on.
 pub(super) fn wanted<B>(route: &Route, request: &Request<B>) -> Option<HeaderValue> {
+    if route.upgrade.is_empty() {
+        return None;
+    }
     let headers = request.headers();
     let bodiless =
         !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING);
     let new = request.version() == Version::HTTP_11;
-    if route.upgrade.is_empty() || !bodiless || !new || *request.method() != Method::GET {
+    if !bodiless || !new || *request.method() != Method::GET {
         return None;
     }
     let asked = (headers.get_all(CONNECTION).iter())
