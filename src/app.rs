@@ -209,10 +209,16 @@ impl DataHalf {
             let (proxy, draining) = (Arc::clone(&self.proxy), self.draining.clone());
             serving.spawn(request::accept::serve(proxy, listener, door, draining));
         }
-        while let Some(ended) = serving.join_next().await {
-            ended.map_err(io::Error::other)?;
+        let served = async {
+            while let Some(ended) = serving.join_next().await {
+                ended.map_err(io::Error::other)?;
+            }
+            Ok(())
+        };
+        tokio::select! {
+            served = served => served,
+            () = self.proxy.beat() => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -411,8 +417,9 @@ fn ports(snapshot: &Snapshot) -> Result<Vec<(ServiceName, TcpListener)>, StartEr
 fn listen(key: &str, address: SocketAddr) -> Result<TcpListener, StartError> {
     let bound = TcpListener::bind(address).and_then(|listener| {
         listener.set_nonblocking(true)?;
-        // Its connections inherit it.
+        // Its connections inherit these.
         sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER)?;
+        sockopt::set_tcp_nodelay(&listener, true)?;
         Ok(listener)
     });
     bound.map_err(|error| StartError::Listen {

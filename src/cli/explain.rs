@@ -299,7 +299,7 @@ fn candidates_of(snapshot: &Snapshot, route: &Route, plan: &Plan, told: &[Told])
     (plan.candidates.iter())
         .map(|candidate| Candidate {
             backend: snapshot.backend(candidate.backend).name.to_string(),
-            reason: candidate.reason.word(),
+            reason: candidate.reason.word().to_owned(),
             verdict: of(candidate.backend)
                 .map_or(Verdict::Unknown, |told| told.verdict)
                 .as_str(),

@@ -6,8 +6,9 @@
 
 use std::error::Error;
 use std::fmt;
+use std::future::poll_fn;
 use std::io::{self, ErrorKind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
@@ -18,6 +19,7 @@ use http::header::UPGRADE;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -80,12 +82,23 @@ pub struct Connection {
     pub reused: bool,
 }
 
+/// What hyper says of a request.
+pub type Sent = Result<Response<Incoming>, TrySendError<Request<Outgoing>>>;
+
+/// A request that was sent.
+pub struct Sending<F> {
+    /// The protocol that it asked for.
+    pub asked: Option<HeaderValue>,
+    /// What becomes of it, for [`Connection::answer`].
+    pub answer: F,
+}
+
 /// A request that failed, and the request itself if not one byte of it was sent.
 pub struct SendError {
     /// What failed.
     pub failure: Failure,
     /// The request, unsent.
-    pub request: Option<Request<Outgoing>>,
+    pub request: Option<Box<Request<Outgoing>>>,
 }
 
 impl From<Failure> for SendError {
@@ -108,14 +121,7 @@ impl Connection {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| Failure::unsent(Kind::Broken, error.to_string()))?;
-        let mut until = lost.wait();
-        tokio::spawn(async move {
-            tokio::select! {
-                biased;
-                _ = connection.with_upgrades() => {}
-                () = until.lost() => {}
-            }
-        });
+        tokio::spawn(drive(connection.with_upgrades(), lost.wait()));
         let waiting = lost.wait();
         Ok(Self {
             sender,
@@ -131,15 +137,37 @@ impl Connection {
         &mut self,
         request: Request<Outgoing>,
     ) -> Result<Response<Incoming>, SendError> {
-        let asked = request.headers().get(UPGRADE).cloned();
-        match self.sender.try_send_request(request).await {
-            Ok(answer) if !is_expected(&answer, asked.as_ref()) => Err(SendError {
+        let Sending { asked, answer } = self.begin(request);
+        let sent = answer.await;
+        self.answer(sent, asked.as_ref())
+    }
+
+    /// The same in two steps. The request is handed over here, and not carried along by those who
+    /// wait for what becomes of it.
+    pub fn begin(
+        &mut self,
+        request: Request<Outgoing>,
+    ) -> Sending<impl Future<Output = Sent> + use<>> {
+        Sending {
+            asked: request.headers().get(UPGRADE).cloned(),
+            answer: self.sender.try_send_request(request),
+        }
+    }
+
+    /// What became of a request: its answer, if it is one that was asked for.
+    pub fn answer(
+        &self,
+        sent: Sent,
+        asked: Option<&HeaderValue>,
+    ) -> Result<Response<Incoming>, SendError> {
+        match sent {
+            Ok(answer) if !is_expected(&answer, asked) => Err(SendError {
                 failure: Failure::sent(Kind::BadAnswer, "an upgrade that nobody asked for"),
                 request: None,
             }),
             Ok(answer) => Ok(answer),
             Err(mut error) => {
-                let request = error.take_message();
+                let request = error.take_message().map(Box::new);
                 let failure = self.classify(error.error(), request.is_some());
                 Err(SendError { failure, request })
             }
@@ -189,6 +217,30 @@ impl Connection {
     pub(super) fn is_ready(&self) -> bool {
         self.sender.is_ready() && !self.waiting.is_lost()
     }
+}
+
+/// Drives a connection until it ends or its endpoint is lost. The signal is looked at when it has
+/// news only: a task that is once in its list stays there, and this one is polled for every piece.
+async fn drive(connection: impl Future, until: Waiting) {
+    let mut connection = pin!(connection);
+    let mut news = until.clone();
+    let mut lost = pin!(async move {
+        let mut until = until;
+        until.lost().await;
+    });
+    let mut listed = false;
+    poll_fn(|cx| {
+        if connection.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if listed && !news.has_news() {
+            return Poll::Pending;
+        }
+        listed = true;
+        news.look();
+        lost.as_mut().poll(cx)
+    })
+    .await;
 }
 
 /// Whether an answer that switches protocols (RFC 9110 15.2.2) was asked to switch to this one:

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
-use prometheus::{Histogram, IntCounter, IntGauge};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -72,6 +72,8 @@ pub struct Endpoint {
     pub probe_wanted: Notify,
     /// The Host that it is asked with.
     pub host: HeaderValue,
+    /// The name of its backend, as a header says it.
+    pub name: HeaderValue,
     answered: Stamp,
     dialled: Stamp,
     probe_due: Mutex<Option<Instant>>,
@@ -152,6 +154,17 @@ pub struct Handles {
     pub request_bytes: IntCounter,
     /// Bytes of answer bodies.
     pub response_bytes: IntCounter,
+    requests: IntCounterVec,
+    request_seconds: HistogramVec,
+    ops: Mutex<Vec<Op>>,
+}
+
+/// Handles of one operation that it was asked for. Made when it first was, as a family shows only
+/// what there was.
+struct Op {
+    word: &'static str,
+    seconds: Histogram,
+    classes: Vec<(&'static str, IntCounter)>,
 }
 
 impl Endpoint {
@@ -160,6 +173,9 @@ impl Endpoint {
             handles: Handles::new(&key, metrics),
             idle: Idle::new(Duration::from_secs(api::idle_keep_seconds(key.kind))),
             host: host(&key),
+            // A name needs no quoting.
+            name: HeaderValue::from_str(key.backend.as_str())
+                .unwrap_or(HeaderValue::from_static("none")),
             dials: Dials::new(),
             pace: Pace::default(),
             budget: Budget::default(),
@@ -209,18 +225,18 @@ impl Endpoint {
         (before != judgement.verdict).then_some((before, judgement.verdict))
     }
 
-    /// A connection carries no request any more: the next one that waits takes it, else it is
-    /// kept.
-    pub fn give_back(&self, connection: Connection) {
+    /// A connection carries no request any more, since `now`: the next one that waits takes it,
+    /// else it is kept.
+    pub fn give_back(&self, connection: Connection, now: Instant) {
         if let Some(connection) = self.dials.offer(connection) {
-            self.idle.put(connection);
+            self.idle.put(connection, now);
         }
     }
 
-    /// It answered: its machine is heard, and it serves.
-    pub fn served(&self) {
-        self.answered.touch();
-        self.machine.heard.touch();
+    /// It answered `now`: its machine is heard, and it serves.
+    pub fn served(&self, now: Instant) {
+        self.answered.touch_at(now);
+        self.machine.heard.touch_at(now);
     }
 
     /// It accepted a dial: its machine is heard.
@@ -299,12 +315,22 @@ impl Machine {
 
     /// A byte came from it.
     pub fn hear(&self) {
-        self.heard.touch();
+        self.hear_at(Instant::now());
+    }
+
+    /// A byte came from it at an instant.
+    pub fn hear_at(&self, now: Instant) {
+        self.heard.touch_at(now);
     }
 
     /// How long ago a byte came from it.
     pub fn heard_ago(&self) -> Option<Duration> {
-        self.heard.age()
+        self.heard_before(Instant::now())
+    }
+
+    /// How long before an instant a byte came from it.
+    pub fn heard_before(&self, now: Instant) -> Option<Duration> {
+        self.heard.age_at(now)
     }
 }
 
@@ -334,7 +360,36 @@ impl Handles {
             connects_ok: metrics.connects.with_label_values(&[backend, "ok"]),
             request_bytes: metrics.request_bytes.with_label_values(&both),
             response_bytes: metrics.response_bytes.with_label_values(&both),
+            requests: metrics.requests.clone(),
+            request_seconds: metrics.request_seconds.clone(),
+            ops: Mutex::new(Vec::new()),
         }
+    }
+
+    /// A request for `op` ended with this class of status after so many seconds. `key` is the
+    /// endpoint's.
+    pub fn ended(&self, key: &Key, op: &'static str, class: &'static str, seconds: f64) {
+        let labels = [key.service.as_str(), key.backend.as_str(), op];
+        let mut ops = self.ops.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = ops.iter().position(|known| known.word == op);
+        let place = known.unwrap_or_else(|| {
+            ops.push(Op {
+                word: op,
+                seconds: self.request_seconds.with_label_values(&labels),
+                classes: Vec::new(),
+            });
+            ops.len() - 1
+        });
+        let op = &mut ops[place];
+        op.seconds.observe(seconds);
+        if let Some((_, known)) = op.classes.iter().find(|(known, _)| *known == class) {
+            known.inc();
+            return;
+        }
+        let labels = [labels[0], labels[1], labels[2], class];
+        let counter = self.requests.with_label_values(&labels);
+        counter.inc();
+        op.classes.push((class, counter));
     }
 }
 
@@ -397,17 +452,28 @@ impl Stamp {
     }
 
     fn touch(&self) {
-        self.millis.store(self.now(), Ordering::Relaxed);
+        self.touch_at(Instant::now());
+    }
+
+    fn touch_at(&self, now: Instant) {
+        self.millis.store(self.millis_at(now), Ordering::Relaxed);
     }
 
     fn age(&self) -> Option<Duration> {
+        self.age_at(Instant::now())
+    }
+
+    fn age_at(&self, now: Instant) -> Option<Duration> {
         match self.millis.load(Ordering::Relaxed) {
             NEVER => None,
-            then => Some(Duration::from_millis(self.now().saturating_sub(then))),
+            then => Some(Duration::from_millis(
+                self.millis_at(now).saturating_sub(then),
+            )),
         }
     }
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.base.elapsed().as_millis()).unwrap_or(NEVER - 1)
+    fn millis_at(&self, now: Instant) -> u64 {
+        let span = now.saturating_duration_since(self.base);
+        u64::try_from(span.as_millis()).unwrap_or(NEVER - 1)
     }
 }

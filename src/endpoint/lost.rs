@@ -12,6 +12,7 @@ use crate::words::verdict::Verdict;
 pub struct Lost(watch::Sender<State>);
 
 /// The receiving side.
+#[derive(Clone)]
 pub struct Waiting {
     state: watch::Receiver<State>,
     joined: u64,
@@ -45,6 +46,11 @@ impl Lost {
         let state = self.0.subscribe();
         let joined = state.borrow().times_lost;
         Waiting { state, joined }
+    }
+
+    /// How often the tunnel to it was repaired.
+    pub fn repairs(&self) -> u64 {
+        self.0.borrow().repairs
     }
 
     pub(super) fn declare(&self) {
@@ -81,6 +87,17 @@ impl Waiting {
         }
     }
 
+    /// Whether something was said that nobody looked at yet: a look at nothing but a number.
+    pub fn has_news(&self) -> bool {
+        // Who is gone with its configuration says nothing more.
+        self.state.has_changed().unwrap_or(false)
+    }
+
+    /// What was said until now is no news any more.
+    pub fn look(&mut self) {
+        self.state.mark_unchanged();
+    }
+
     /// Whether the endpoint was declared lost since we joined.
     pub fn is_lost(&self) -> bool {
         self.state.borrow().times_lost != self.joined
@@ -89,6 +106,11 @@ impl Waiting {
     /// Returns when the tunnel to the endpoint is repaired.
     pub async fn repaired(&mut self) {
         let before = self.state.borrow().repairs;
+        self.repaired_since(before).await;
+    }
+
+    /// Returns when the tunnel to the endpoint was repaired more than `before` times.
+    pub async fn repaired_since(&mut self, before: u64) {
         if self
             .state
             .wait_for(|state| state.repairs != before)

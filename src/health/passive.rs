@@ -13,9 +13,9 @@ use crate::words::clock::Clock;
 use crate::words::outcome::{Failure, Kind};
 use crate::words::verdict::Verdict;
 
-/// An answer's head came from `endpoint`.
-pub fn answered(endpoint: &Endpoint, clock: Clock) {
-    endpoint.served();
+/// An answer's head came from `endpoint` now.
+pub fn answered(endpoint: &Endpoint, now: Instant, clock: Clock) {
+    endpoint.served(now);
     // The state in which nearly every answer finds it: nothing to judge, no lock to take.
     if endpoint.verdict() != Verdict::Up {
         note(endpoint, Seen::Answered, "", clock);

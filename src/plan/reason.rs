@@ -42,12 +42,21 @@ pub enum Refusal {
 
 impl Reason {
     /// The word for it in `x-tailhop-reason`.
-    pub fn word(&self) -> String {
+    pub const fn word(&self) -> &'static str {
         match self {
-            Self::Active(why) => format!("active:{}", why.as_str()),
-            Self::Instead(verdict) => format!("fallback:{verdict}"),
-            Self::InsteadOfDrained => "fallback:drained".to_owned(),
-            Self::Next => "fallback".to_owned(),
+            Self::Active(Why::ActiveBackend) => "active:active-backend",
+            Self::Active(Why::Pin(_)) => "active:pin",
+            Self::Active(Why::Schedule(_)) => "active:schedule",
+            Self::Active(Why::Default) => "active:default",
+            Self::Active(Why::OnlyOffer) => "active:only-offer",
+            Self::Instead(Verdict::Unknown) => "fallback:unknown",
+            Self::Instead(Verdict::Up) => "fallback:up",
+            Self::Instead(Verdict::Suspect) => "fallback:suspect",
+            Self::Instead(Verdict::Asleep) => "fallback:asleep",
+            Self::Instead(Verdict::Down) => "fallback:down",
+            Self::Instead(Verdict::Returning) => "fallback:returning",
+            Self::InsteadOfDrained => "fallback:drained",
+            Self::Next => "fallback",
         }
     }
 }

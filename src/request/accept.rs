@@ -1,7 +1,10 @@
 //! Accepts the app's connections and speaks HTTP/1 on them.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::Request;
@@ -12,7 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::warn;
 
 use super::door::Door;
@@ -68,7 +71,7 @@ pub async fn serve(
             },
             Some(_) = connections.join_next() => {}
             _ = sweeps.tick() => sweep(&proxy),
-            _ = beats.tick() => proxy.look_for_a_freeze(),
+            _ = beats.tick() => proxy.look_for_a_freeze(proxy.clock.now(), Instant::now()),
             () = told(&mut draining) => break,
         }
     }
@@ -84,7 +87,9 @@ async fn connection(
     stream: TcpStream,
     mut draining: watch::Receiver<bool>,
 ) {
-    // Without it a small piece of a stream waits 40 ms for the client's acknowledgement.
+    // Without it a small piece of a stream waits 40 ms for the client's acknowledgement. On Linux
+    // a connection inherits it from its listener, which saves a system call for each.
+    #[cfg(not(target_os = "linux"))]
     let _ = stream.set_nodelay(true);
     let peer = Peer::new(stream);
     let (shared, io) = ((Arc::clone(&proxy), Arc::clone(&peer)), peer.io());
@@ -102,26 +107,60 @@ async fn connection(
         .max_buf_size(READ_BUFFER_MAX)
         .serve_connection(TokioIo::new(io), serve)
         .with_upgrades();
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = may_end(&peer, &mut draining) => {
-            Pin::new(&mut connection).graceful_shutdown();
-            (&mut connection).await
-        }
+    let ended = {
+        let mut news = News::of(&draining);
+        let mut may_end = pin!(may_end(&peer, &mut draining));
+        poll_fn(|cx| {
+            if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+                return Poll::Ready(ended);
+            }
+            if news.is_worth_a_look() && may_end.as_mut().poll(cx).is_ready() {
+                news.is_over = true;
+                Pin::new(&mut connection).graceful_shutdown();
+                return Pin::new(&mut connection).poll(cx);
+            }
+            Poll::Pending
+        })
+        .await
     };
     // Nothing of it may hold the socket any longer.
     drop(connection);
+    // Boxed: the room for it would be a part of every connection's task.
     match (ended, peer.take_tunnel()) {
-        (Ok(()), Some(tunnel)) => tunnel.run(&peer, draining).await,
+        (Ok(()), Some(tunnel)) => Box::pin(tunnel.run(&peer, draining)).await,
         (Ok(()), None) => peer.linger(&mut draining).await,
-        (Err(error), _) => broke(&proxy, &peer, &error, &mut draining).await,
+        (Err(error), _) => Box::pin(broke(&proxy, &peer, &error, &mut draining)).await,
+    }
+}
+
+/// Whether a connection has to look at the word that it may end. A task that is once in the list of
+/// those who wait for it stays there, and a connection's is polled for every piece.
+struct News {
+    draining: watch::Receiver<bool>,
+    listed: bool,
+    is_over: bool,
+}
+
+impl News {
+    fn of(draining: &watch::Receiver<bool>) -> Self {
+        Self {
+            draining: draining.clone(),
+            listed: false,
+            is_over: false,
+        }
+    }
+
+    fn is_worth_a_look(&mut self) -> bool {
+        let listed = std::mem::replace(&mut self.listed, true);
+        // Its sender is gone only when the process is ending.
+        !self.is_over && (!listed || self.draining.has_changed().unwrap_or(true))
     }
 }
 
 /// What hyper could not read is refused here, once; any other error is the client's or an answer's,
 /// and its request is recorded by itself.
 async fn broke(
-    proxy: &Proxy,
+    proxy: &Arc<Proxy>,
     peer: &Peer,
     error: &hyper::Error,
     draining: &mut watch::Receiver<bool>,

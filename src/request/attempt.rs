@@ -1,14 +1,16 @@
 //! The attempt loop: one candidate after the other until one answers.
 
 use std::collections::VecDeque;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::again::{Again, Standing, again};
@@ -17,7 +19,8 @@ use super::connect::{Terms, ask_for_probes_until, connect};
 use super::record::Record;
 use super::stream::Coming;
 use crate::api::{self, Answer};
-use crate::endpoint::connection::{Connection, Outgoing, SendError};
+use crate::config::snapshot::BackendId;
+use crate::endpoint::connection::{Connection, SendError, Sending, Sent};
 use crate::endpoint::live::Endpoint;
 use crate::health::passive;
 use crate::plan::candidates::{Candidate, Plan};
@@ -43,6 +46,10 @@ pub(super) struct Answered {
     pub(super) response: Response<Coming>,
     pub(super) connection: Option<Connection>,
     pub(super) endpoint: Arc<Endpoint>,
+    /// Whom orders and schedule named.
+    pub(super) active: BackendId,
+    /// When it came.
+    pub(super) at: Instant,
 }
 
 impl Answered {
@@ -70,19 +77,21 @@ pub(super) async fn answer(
     mut outbound: Outbound,
     record: &mut Record,
 ) -> Result<Answered, Unanswered> {
-    let mut patience = Patience::begin(call);
-    let mut round = Round::plan(call)?;
+    let mut now = outbound.ready;
+    let mut patience = Patience::begin(call, now);
+    call.proxy.look_for_a_freeze(call.wall, call.began);
+    let mut round = Round::plan(call, call.wall)?;
     let (mut missing, mut fresh) = (false, false);
     loop {
         let others = round.others();
-        let held = (patience.wait.left(), patience.start.left());
         let Some(candidate) = round.left.front().cloned() else {
             return Err(round.failed(missing));
         };
         let terms = Terms {
+            now,
             fresh,
             others,
-            left: patience.left(),
+            left: patience.left_at(now),
         };
         let asked = attempt(call, &mut round, &candidate, terms, &mut outbound, record).await;
         let failure = match asked {
@@ -102,18 +111,19 @@ pub(super) async fn answer(
         };
         if failure.phase != Phase::Unsent {
             // While it was with a backend it did not wait for one.
-            patience.resume(held);
+            patience.resume(now);
         }
         let next = again(&failure, standing);
-        record.failed(call.proxy, &failure, next != Again::Stop);
+        record.failed(&failure, next != Again::Stop);
         round.last = Some((failure, endpoint));
         fresh = next == Again::Same;
         match next {
             Again::Same => {}
             Again::Next => drop(round.left.pop_front()),
-            Again::Wait if patience.pause(call, &round).await => round.replan(call)?,
+            Again::Wait if Box::pin(patience.pause(call, &round)).await => round.replan(call)?,
             Again::Wait | Again::Stop => return Err(round.failed(missing)),
         }
+        now = Instant::now();
     }
 }
 
@@ -130,12 +140,12 @@ struct Round<'a> {
 }
 
 impl Round<'_> {
-    fn plan(call: &Call<'_>) -> Result<Self, Unanswered> {
+    fn plan(call: &Call<'_>, now: Timestamp) -> Result<Self, Unanswered> {
         let Plan {
             active,
             candidates,
             refusal,
-        } = call.plan();
+        } = call.plan_at(now);
         match refusal {
             Some(refusal) => Err(Unanswered::Refused { refusal, active }),
             None => Ok(Self {
@@ -155,7 +165,7 @@ impl Round<'_> {
         let last = self.last.take();
         *self = Self {
             last,
-            ..Self::plan(call)?
+            ..Self::plan(call, call.proxy.clock.now())?
         };
         Ok(())
     }
@@ -186,26 +196,26 @@ async fn attempt(
     record.at(endpoint, &candidate.reason);
     // As the plan saw it: who fell into doubt while it was dialled is left at once.
     let able = endpoint.verdict().able();
-    let connection = connect(call, endpoint, terms).await?;
+    let mut connection = connect(call, endpoint, terms).await?;
     let stand = Stand {
-        active: candidate.backend == round.active.backend,
+        backend: candidate.backend,
+        active: round.active.backend,
         movable: terms.others && outbound.replayable(),
         repeatable: call.meaning.effect == Effect::Read && outbound.replayable(),
         able,
     };
-    let request = outbound.request(call.route, endpoint);
     call.sent.store(true, Ordering::Relaxed);
-    let first = exchange(call, endpoint, connection, request, stand);
+    let sending = connection.begin(outbound.request(call.route, endpoint));
+    let mut first = pin!(exchange(call, endpoint, connection, sending, stand));
     let asked = if stand.movable && api::is_cheap(endpoint.key.kind, call.meaning) {
-        // Boxed, so that requests of other sorts do not carry the room for it.
-        Box::pin(hedged(
-            call,
-            first,
-            endpoint,
-            terms,
-            (round, outbound, record),
-        ))
-        .await
+        tokio::select! {
+            biased;
+            asked = &mut first => asked,
+            () = hedge(call, endpoint) => {
+                // Boxed, so that those that are answered at once do not carry the room for it.
+                Box::pin(hedged(call, first, terms, (round, outbound, record))).await
+            }
+        }
     } else {
         first.await
     };
@@ -213,7 +223,7 @@ async fn attempt(
         // What failed is known to have, and is told with the failure.
         call.sent.store(false, Ordering::Relaxed);
         if let Some(request) = request {
-            outbound.take_back(request);
+            outbound.take_back(*request);
         }
         failure
     })
@@ -221,10 +231,10 @@ async fn attempt(
 
 /// What an answer is judged by.
 #[derive(Clone, Copy)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact by itself")]
 struct Stand {
-    /// The candidate is the active one.
-    active: bool,
+    backend: BackendId,
+    /// Whom orders and schedule name.
+    active: BackendId,
     /// Another candidate may answer as well.
     movable: bool,
     /// It costs little and changes nothing: it may be sent again on mere doubt.
@@ -233,43 +243,43 @@ struct Stand {
     able: bool,
 }
 
-/// Asks `endpoint` on `connection`, and judges what comes.
+/// Waits for what `endpoint` answers on `connection`, and judges it.
 async fn exchange(
     call: &Call<'_>,
     endpoint: &Arc<Endpoint>,
     connection: Connection,
-    request: Request<Outgoing>,
+    sending: Sending<impl Future<Output = Sent>>,
     stand: Stand,
 ) -> Result<Answered, SendError> {
-    let sent = send(call, endpoint, connection, request, stand).await;
-    let (response, connection) = sent.inspect_err(|error| {
+    let began = Instant::now();
+    endpoint.budget.deposit();
+    let sent = head(call, endpoint, &connection, sending, (stand, began)).await;
+    let response = sent.inspect_err(|error| {
         passive::failed(endpoint, &error.failure, call.proxy.clock);
     })?;
-    passive::answered(endpoint, call.proxy.clock);
+    let now = Instant::now();
+    if call.meaning.effect != Effect::Inference {
+        endpoint.pace.answered(now.saturating_duration_since(began));
+    }
+    passive::answered(endpoint, now, call.proxy.clock);
     let answered = Answered {
         response: response.map(Coming::Stream),
         connection: Some(connection),
         endpoint: Arc::clone(endpoint),
+        active: stand.active,
+        at: now,
     };
-    let judged = judge_answer(call, answered, stand.active, stand.movable).await;
-    judged.map_err(SendError::from)
+    judge_answer(call, answered, stand).await
 }
 
 /// A cheap read that is late is asked of the next candidate, too; whoever answers first answers.
 /// Neither waits for the other one's failure, and the next candidate is not asked again.
 async fn hedged(
     call: &Call<'_>,
-    first: impl Future<Output = Result<Answered, SendError>>,
-    endpoint: &Endpoint,
+    mut first: Pin<&mut impl Future<Output = Result<Answered, SendError>>>,
     terms: Terms,
     (round, outbound, record): (&mut Round<'_>, &mut Outbound, &mut Record),
 ) -> Result<Answered, SendError> {
-    tokio::pin!(first);
-    tokio::select! {
-        biased;
-        asked = &mut first => return asked,
-        () = hedge(endpoint) => {}
-    }
     let next = round.left.remove(1);
     let found = next.and_then(|next| {
         let endpoint = call.live.endpoint(call.route.service, next.backend)?;
@@ -280,23 +290,26 @@ async fn hedged(
     };
     let hedges = &call.proxy.metrics.hedges;
     hedges
-        .with_label_values(&[endpoint.key.service.as_str()])
+        .with_label_values(&[other.key.service.as_str()])
         .inc();
     let request = outbound.request(call.route, other);
     let stand = Stand {
-        active: next.backend == round.active.backend,
+        backend: next.backend,
+        active: round.active.backend,
         movable: false,
         repeatable: false,
         able: false,
     };
     let terms = Terms {
+        now: Instant::now(),
         fresh: false,
         others: false,
         ..terms
     };
     let second = async {
-        let connection = connect(call, other, terms).await?;
-        exchange(call, other, connection, request, stand).await
+        let mut connection = connect(call, other, terms).await?;
+        let sending = connection.begin(request);
+        exchange(call, other, connection, sending, stand).await
     };
     tokio::pin!(second);
     let asked = tokio::select! {
@@ -311,37 +324,45 @@ async fn hedged(
         },
     };
     let late = Failure::sent(Kind::Hedged, "it did not answer a cheap read at once");
-    record.failed(call.proxy, &late, true);
+    record.failed(&late, true);
     record.at(other, &next.reason);
     asked
 }
 
-/// Sends a request and waits for the head of its answer, as long as that makes sense.
-async fn send(
+/// Waits for the head of an answer, as long as that makes sense.
+async fn head(
     call: &Call<'_>,
     endpoint: &Endpoint,
-    mut connection: Connection,
-    request: Request<Outgoing>,
-    stand: Stand,
-) -> Result<(Response<Incoming>, Connection), SendError> {
-    endpoint.budget.deposit();
-    let began = Instant::now();
-    let answer = tokio::select! {
+    connection: &Connection,
+    sending: Sending<impl Future<Output = Sent>>,
+    (stand, began): (Stand, Instant),
+) -> Result<Response<Incoming>, SendError> {
+    let repairs = endpoint.lost.repairs();
+    let (asked, mut answer) = (sending.asked, pin!(sending.answer));
+    let sent = tokio::select! {
         biased;
-        answer = connection.send(request) => answer?,
-        failure = impatience(call, endpoint, stand) => {
-            return Err(SendError { failure, request: None });
+        sent = &mut answer => sent,
+        () = call.patient() => {
+            // Boxed, so that those that are answered at once do not carry the room for it.
+            let impatience = Box::pin(impatience(call, endpoint, stand, (repairs, began)));
+            tokio::select! {
+                biased;
+                sent = &mut answer => sent,
+                failure = impatience => return Err(SendError::from(failure)),
+            }
         }
     };
-    if call.meaning.effect != Effect::Inference {
-        endpoint.pace.answered(began.elapsed());
-    }
-    Ok((answer, connection))
+    connection.answer(sent, asked.as_ref())
 }
 
-/// Why a request that was sent is not waited for any longer. Slowness alone is no reason but for
-/// `head`.
-async fn impatience(call: &Call<'_>, endpoint: &Endpoint, stand: Stand) -> Failure {
+/// Why a request that was `sent` then is not waited for any longer. Slowness alone is no reason but
+/// for `head`.
+async fn impatience(
+    call: &Call<'_>,
+    endpoint: &Endpoint,
+    stand: Stand,
+    (repairs, sent): (u64, Instant),
+) -> Failure {
     let leaves = stand.repeatable && stand.movable && stand.able;
     let mut waiting = endpoint.lost.wait();
     let mut tunnel = endpoint.lost.wait();
@@ -351,19 +372,25 @@ async fn impatience(call: &Call<'_>, endpoint: &Endpoint, stand: Stand) -> Failu
             Failure::sent(Kind::Lost, "it stopped answering dials while a read waited")
         }
         // What was lost on the way is sent again ever more slowly on the connection it was sent on.
-        () = tunnel.repaired(), if stand.repeatable => {
+        () = tunnel.repaired_since(repairs), if stand.repeatable => {
             Failure::sent(Kind::Lost, "the tunnel was repaired while a read waited")
         }
-        () = ask_for_probes_until(call, endpoint, call.head_bound()) => {
+        () = ask_for_probes_until(call, endpoint, sent) => {
             Failure::sent(Kind::HeadLate, "the head of the answer did not come in time")
         }
     }
 }
 
 /// Returns when a cheap read had its time and the budget allows to ask another backend.
-async fn hedge(endpoint: &Endpoint) {
+async fn hedge(call: &Call<'_>, endpoint: &Endpoint) {
+    let began = Instant::now();
+    call.patient().await;
+    Box::pin(hedge_is_due(endpoint, began)).await;
+}
+
+async fn hedge_is_due(endpoint: &Endpoint, began: Instant) {
     let usual = endpoint.pace.patience(HEDGE_LEAST, HEDGE_MOST);
-    Deadline::after(usual).passed().await;
+    Deadline::since(began, usual).passed().await;
     // Those that find the budget spent wait until the endpoint is known to be slow.
     endpoint.want_probe();
     if !endpoint.budget.draw() {
@@ -376,30 +403,28 @@ async fn hedge(endpoint: &Endpoint) {
 async fn judge_answer(
     call: &Call<'_>,
     answered: Answered,
-    active: bool,
-    movable: bool,
-) -> Result<Answered, Failure> {
+    stand: Stand,
+) -> Result<Answered, SendError> {
     let kind = call.service().kind;
-    match api::answer(kind, call.meaning, call.path, answered.response.status()) {
-        Answer::NotThere if !active => Err(Failure::answering(
-            Kind::NotThere,
-            "404 from a backend that is not active",
-        )),
-        Answer::MaybeNotThere if !active => read_exists(answered).await,
-        Answer::Busy if movable => Err(Failure::answering(Kind::Busy, "server busy")),
-        _ => Ok(answered),
-    }
+    let active = stand.backend == stand.active;
+    let failure = match api::answer(kind, call.meaning, call.path, answered.response.status()) {
+        Answer::NotThere if !active => {
+            Failure::answering(Kind::NotThere, "404 from a backend that is not active")
+        }
+        Answer::MaybeNotThere if !active => {
+            let read = Box::pin(read_exists(answered)).await;
+            return read.map_err(SendError::from);
+        }
+        Answer::Busy if stand.movable => Failure::answering(Kind::Busy, "server busy"),
+        _ => return Ok(answered),
+    };
+    Err(SendError::from(failure))
 }
 
 /// Reads a short answer to see whether it says `exists: false`.
-async fn read_exists(answered: Answered) -> Result<Answered, Failure> {
-    let Answered {
-        response,
-        connection,
-        endpoint,
-    } = answered;
-    let (parts, body) = response.into_parts();
-    let bytes = match body {
+async fn read_exists(mut answered: Answered) -> Result<Answered, Failure> {
+    let empty = Coming::Read(Bytes::new());
+    let bytes = match std::mem::replace(answered.response.body_mut(), empty) {
         Coming::Read(bytes) => bytes,
         Coming::Stream(body) => whole(body).await?,
     };
@@ -409,12 +434,8 @@ async fn read_exists(answered: Answered) -> Result<Answered, Failure> {
             "exists:false from a backend that is not active",
         ));
     }
-    let response = Response::from_parts(parts, Coming::Read(bytes));
-    Ok(Answered {
-        response,
-        connection,
-        endpoint,
-    })
+    *answered.response.body_mut() = Coming::Read(bytes);
+    Ok(answered)
 }
 
 async fn whole(body: Incoming) -> Result<Bytes, Failure> {
@@ -434,27 +455,27 @@ struct Patience {
 }
 
 impl Patience {
-    fn begin(call: &Call<'_>) -> Self {
+    fn begin(call: &Call<'_>, now: Instant) -> Self {
         let timeouts = call.timeouts();
         Self {
-            wait: Deadline::after(timeouts.wait),
-            start: Deadline::after(timeouts.start),
+            wait: Deadline::since(now, timeouts.wait),
+            start: Deadline::since(now, timeouts.start),
             pause: PAUSE_FIRST,
             starting: false,
         }
     }
 
-    /// Goes on with what was left of `wait` and `start`.
-    fn resume(&mut self, (wait, start): (Duration, Duration)) {
-        self.wait = Deadline::after(wait);
-        self.start = Deadline::after(start);
+    /// Goes on with what was left of `wait` and `start` at an instant.
+    fn resume(&mut self, then: Instant) {
+        self.wait = Deadline::after(self.wait.left_at(then));
+        self.start = Deadline::after(self.start.left_at(then));
     }
 
     /// What one dial may use of it. Who waited for tailscaled to start has time left to dial.
-    fn left(&self) -> Duration {
-        let wait = self.wait.left();
+    fn left_at(&self, now: Instant) -> Duration {
+        let wait = self.wait.left_at(now);
         if self.starting {
-            wait.max(self.start.left()).max(DIAL_LEAST)
+            wait.max(self.start.left_at(now)).max(DIAL_LEAST)
         } else {
             wait
         }
@@ -480,6 +501,6 @@ impl Patience {
         }
         self.pause = (self.pause * 2).min(PAUSE_MOST);
         // A dial without time would fail with a reason of its own and hide the true one.
-        self.left() >= PAUSE_FIRST
+        self.left_at(Instant::now()) >= PAUSE_FIRST
     }
 }

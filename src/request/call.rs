@@ -8,11 +8,14 @@ use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 use http_body::Body;
+use jiff::Timestamp;
+use tokio::time::Instant;
 
 use super::Proxy;
 use super::headers;
 use super::payload::Payload;
 use super::peer::Peer;
+use super::record::Record;
 use super::rewrite::View;
 use super::tunnel;
 use crate::api;
@@ -41,6 +44,9 @@ pub(super) struct Call<'a> {
     version: Version,
     /// The Host that the client named.
     host: Option<HeaderValue>,
+    /// When its head had come, by both clocks.
+    pub(super) began: Instant,
+    pub(super) wall: Timestamp,
     /// When the whole request must have ended.
     pub(super) total: Option<Deadline>,
     /// Whether a backend may have read something of it that has no outcome yet.
@@ -52,11 +58,11 @@ pub(super) struct Call<'a> {
 impl<'a> Call<'a> {
     pub(super) fn new<B>(
         proxy: &'a Proxy,
-        live: &'a Live,
+        (live, route): (&'a Live, &'a Route),
         peer: &'a Arc<Peer>,
-        route: &'a Route,
         request: &Request<B>,
         path: &'a str,
+        record: &Record,
     ) -> Self {
         let kind = live.snapshot.service(route.service).kind;
         let (meaning, _) = meaning(route, kind, request.method(), path);
@@ -65,7 +71,7 @@ impl<'a> Call<'a> {
             .timeouts
             .total
             .filter(|_| bounded)
-            .map(Deadline::after);
+            .map(|total| Deadline::since(record.began, total));
         Self {
             proxy,
             live,
@@ -75,6 +81,8 @@ impl<'a> Call<'a> {
             path,
             version: request.version(),
             host: request.headers().get(HOST).cloned(),
+            began: record.began,
+            wall: record.time,
             total,
             sent: AtomicBool::new(false),
             upgrade: None,
@@ -97,8 +105,12 @@ impl<'a> Call<'a> {
 
     /// Where it may go, as things stand now.
     pub(super) fn plan(&self) -> Plan {
+        self.plan_at(self.proxy.clock.now())
+    }
+
+    /// The same as things stand at an instant.
+    pub(super) fn plan_at(&self, now: Timestamp) -> Plan {
         let verdicts = self.live.verdicts(self.route.service);
-        let now = self.proxy.clock.now();
         plan(
             &self.live.snapshot,
             self.route.service,
@@ -108,16 +120,22 @@ impl<'a> Call<'a> {
         )
     }
 
-    /// How long the head of its answer may take from now on.
-    pub(super) fn head_bound(&self) -> Deadline {
+    /// How long the head of its answer may take from when it was sent.
+    pub(super) fn head_bound(&self, sent: Instant) -> Deadline {
         let timeouts = self.timeouts();
         let head = match self.meaning.effect {
             Effect::Inference => Some(timeouts.head_inference),
             Effect::Read => Some(timeouts.head_read),
             Effect::Write | Effect::Admin => timeouts.head_change,
         };
-        let head = Deadline::after(head.unwrap_or(UNBOUNDED));
+        let head = Deadline::since(sent, head.unwrap_or(UNBOUNDED));
         self.total.map_or(head, |total| total.min(head))
+    }
+
+    /// Returns when a request that began to wait now should look at what it waits for: most are
+    /// answered before, and have made no timer for it.
+    pub(super) async fn patient(&self) {
+        self.proxy.beats.patient(&self.peer.listed).await;
     }
 
     /// How long its body may pause, in both directions.
@@ -135,6 +153,8 @@ pub(super) struct Outbound {
     uri: Uri,
     headers: HeaderMap,
     payload: Payload,
+    /// When its body had been read as far as it is read before it is sent.
+    pub(super) ready: Instant,
     replayable: bool,
     changes: bool,
     /// The headers were handed over, and come back by [`Outbound::take_back`].
@@ -157,7 +177,9 @@ impl Outbound {
         }
         let changes = call.meaning.effect.changes();
         let replayable = !payload.is_stream();
+        let bare = replayable && payload.body.is_end_stream();
         Self {
+            ready: if bare { call.began } else { Instant::now() },
             method,
             uri: uri(call.path, query),
             headers,

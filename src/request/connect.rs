@@ -45,6 +45,8 @@ const FOR_INFERENCE: Duration = Duration::from_millis(20);
 /// How an attempt may get its connection.
 #[derive(Clone, Copy)]
 pub(super) struct Terms {
+    /// When the attempt began.
+    pub(super) now: Instant,
     /// Idle connections may be stale: dial.
     pub(super) fresh: bool,
     /// Another candidate could take the request.
@@ -59,9 +61,24 @@ pub(super) async fn connect(
     endpoint: &Arc<Endpoint>,
     terms: Terms,
 ) -> Result<Connection, Failure> {
-    if let Some(connection) = idle(call, endpoint, terms).await {
-        return Ok(connection);
+    if let Some(younger_than) = reusable(call, endpoint, terms) {
+        if let Some(connection) = endpoint.idle.take_fresh(younger_than, terms.now) {
+            return Ok(connection);
+        }
+        if let Some(connection) = Box::pin(endpoint.idle.take(younger_than)).await {
+            return Ok(connection);
+        }
     }
+    // Boxed, so that requests on connections that are there do not carry the room for a dial.
+    Box::pin(dial(call, endpoint, terms)).await
+}
+
+/// A connection that a dial brings.
+async fn dial(
+    call: &Call<'_>,
+    endpoint: &Arc<Endpoint>,
+    terms: Terms,
+) -> Result<Connection, Failure> {
     let able = endpoint.verdict().able();
     let within = bound(call, terms, able);
     // A dial that ends with its own time says more than that the time is over.
@@ -87,19 +104,15 @@ pub(super) async fn connect(
     }
 }
 
-/// An idle connection that a request may use.
-async fn idle(call: &Call<'_>, endpoint: &Endpoint, terms: Terms) -> Option<Connection> {
-    call.proxy.look_for_a_freeze();
-    let heard = || endpoint.machine.heard_ago();
-    let younger_than = match call.meaning.effect {
-        _ if terms.fresh => return None,
-        Effect::Inference if terms.others && heard().is_none_or(|ago| ago >= FOR_INFERENCE) => {
-            return None;
-        }
-        effect if effect.changes() => FOR_CHANGES,
-        _ => Duration::MAX,
-    };
-    endpoint.idle.take(younger_than).await
+/// How young an idle connection must be that a request may use; `None`: it may use none.
+fn reusable(call: &Call<'_>, endpoint: &Endpoint, terms: Terms) -> Option<Duration> {
+    let heard = || endpoint.machine.heard_before(terms.now);
+    match call.meaning.effect {
+        _ if terms.fresh => None,
+        Effect::Inference if terms.others && heard().is_none_or(|ago| ago >= FOR_INFERENCE) => None,
+        effect if effect.changes() => Some(FOR_CHANGES),
+        _ => Some(Duration::MAX),
+    }
 }
 
 /// How long one attempt may wait for a dial. While another candidate is left it does not use up
@@ -160,7 +173,7 @@ impl Dialler {
             Err(failure) => Err(failure),
         };
         if let Some(spare) = self.endpoint.dials.ended(&permit, opened) {
-            self.endpoint.idle.put(spare);
+            self.endpoint.idle.put(spare, Instant::now());
         }
         self.start(self.endpoint.dials.need());
     }
@@ -212,16 +225,16 @@ impl Drop for Place<'_> {
     }
 }
 
-/// Asks for probes of `endpoint` for as long as a request waits on it, until `bound` has passed.
-pub(super) async fn ask_for_probes_until(
-    call: &Call<'_>,
-    endpoint: &Endpoint,
-    mut bound: Deadline,
-) {
-    let mut pause = match call.meaning.effect {
-        Effect::Inference => ASK_AFTER,
+/// Asks for probes of `endpoint` for as long as a request waits on it that was `sent` then, until its
+/// head is late.
+pub(super) async fn ask_for_probes_until(call: &Call<'_>, endpoint: &Endpoint, sent: Instant) {
+    let mut bound = call.head_bound(sent);
+    let pause = match call.meaning.effect {
+       Effect::Inference => ASK_AFTER,
         _ => endpoint.pace.patience(ASK_SOON, ASK_AFTER),
     };
+    // It has waited for a beat or two already.
+    let mut pause = pause.saturating_sub(sent.elapsed());
     while !bound.tick(pause).await {
         endpoint.want_probe();
         pause = ASK_AGAIN;

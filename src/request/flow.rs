@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use http::{HeaderValue, Request, Response, Version};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
@@ -27,24 +27,25 @@ pub(super) async fn serve(
 ) -> Response<Downstream> {
     let live = proxy.store.live();
     let id = proxy.ids.of(request.headers());
-    let path = request.uri().path().to_owned();
-    let mut record = Record::begin(&proxy, &id, request.method(), &path);
+    let path: Arc<str> = request.uri().path().into();
+    let asked = (request.method().clone(), Arc::clone(&path));
+    let mut record = Record::begin(&proxy, id, Some(asked));
     if let Err(refusal) = admit(&peer, &request) {
         peer.refused();
-        return respond::refused(refusal, record, id);
+        return respond::refused(refusal, record);
     }
     let route = door.route(&live.snapshot, &path);
     let kind = route.map(|route| live.snapshot.service(route.service).kind);
     let welcome = token::admit(request.headers_mut(), kind, live.snapshot.token.as_ref());
     let Some((route, kind)) = route.zip(kind) else {
         return if welcome {
-            respond::no_route(&live.snapshot, record, id)
+            respond::no_route(&live.snapshot, record)
         } else {
-            respond::unauthorized_nowhere(record, id)
+            respond::unauthorized_nowhere(record)
         };
     };
     let upstream = upstream_path(route, kind, &path);
-    let mut call = Call::new(&proxy, &live, &peer, route, &request, &upstream);
+    let mut call = Call::new(&proxy, (&live, route), &peer, &request, &upstream, &record);
     call.upgrade = tunnel::wanted(route, &request);
     let on_upgrade = call
         .upgrade
@@ -53,14 +54,14 @@ pub(super) async fn serve(
     record.matched(&call);
     if !welcome {
         peer.refused();
-        return respond::unauthorized(&call, record, id);
+        return respond::unauthorized(&call, record);
     }
     if headers::goes_round(request.headers()) {
         peer.refused();
-        return respond::goes_round(&call, record, id);
+        return respond::goes_round(&call, record);
     }
     peer.upgrading(on_upgrade.is_some());
-    forward(&call, request, on_upgrade, record, id).await
+    forward(&call, request, on_upgrade, record).await
 }
 
 /// Whether it may be read at all, by what hyper shows of it and by what hyper hides.
@@ -82,21 +83,19 @@ async fn forward(
     request: Request<Incoming>,
     on_upgrade: Option<OnUpgrade>,
     mut record: Record,
-    id: HeaderValue,
 ) -> Response<Downstream> {
     let (parts, body) = request.into_parts();
-    let idle = call.idle_bound();
-    let payload = match payload::read(body, call.meaning.effect, idle, &call.proxy.budget).await {
+    let payload = match payload::read(call, body).await {
         Ok(payload) => payload,
         Err(failure) => {
             call.peer.refused();
-            return respond::failed(call, failure, record, id);
+            return respond::failed(call, failure, record);
         }
     };
     if call.peer.is_bad_body() {
         call.peer.refused();
         let failure = Failure::unsent(Kind::ClientBody, "its chunks do not end as HTTP says");
-        return respond::failed(call, failure, record, id);
+        return respond::failed(call, failure, record);
     }
     if payload.is_stream() {
         call.peer.body_waits();
@@ -112,12 +111,12 @@ async fn forward(
     match answer_in_time(call, outbound, &mut record).await {
         Ok(answered) => {
             if let Some(client) = on_upgrade.filter(|_| answered.switches()) {
-                return respond::switch(call, answered, client, record, id);
+                return respond::switch(call, answered, client, record);
             }
             call.peer.upgrading(false);
-            respond::pass_on(call, answered, record, id)
+            respond::pass_on(call, answered, record)
         }
-        Err(why) => respond::unanswered(call, why, record, id),
+        Err(why) => respond::unanswered(call, why, record),
     }
 }
 
@@ -149,7 +148,10 @@ async fn answer_in_time(
 
 async fn total_passed(call: &Call<'_>) {
     match call.total {
-        Some(total) => total.passed().await,
+        Some(total) => {
+            call.patient().await;
+            Box::pin(total.passed()).await;
+        }
         None => std::future::pending().await,
     }
 }

@@ -65,16 +65,19 @@ const PASSES_MOST: usize = 4;
 
 /// Takes from a request what is not for the upstream, and adds us. `spoken` is its own version.
 pub(super) fn for_upstream(headers: &mut HeaderMap, spoken: Version, kind: Kind, path: &str) {
-    let trailers = takes_trailers(headers);
-    drop_hop_by_hop(headers);
+    let there = known(headers);
+    let trailers = there & TE_THERE != 0 && takes_trailers(headers);
+    drop_hop_by_hop(headers, there);
     if trailers {
         // To our neighbour we are the one who takes them, which it must be told both ways.
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
     // hyper answers it itself when the body is first read.
-    headers.remove(EXPECT);
-    if api::drops_origin(kind) {
+    if there & EXPECT_THERE != 0 {
+        headers.remove(EXPECT);
+    }
+    if there & ORIGIN_THERE != 0 && api::drops_origin(kind) {
         headers.remove(ORIGIN);
     }
     if kind == Kind::Qdrant && path.ends_with("/exists") {
@@ -149,12 +152,15 @@ pub(super) fn view<'a>(
 /// Takes from an answer what is not for the client, adds us, and writes the upstream's own
 /// addresses as the client must. `Refresh` passes: no RFC has it and only browsers obey it.
 pub(super) fn for_client(headers: &mut HeaderMap, spoken: Version, view: &View<'_>) {
-    drop_hop_by_hop(headers);
+    let there = known(headers);
+    drop_hop_by_hop(headers, there);
     // Ours: this one, and what tells who answered.
     headers.reserve(4);
-    rewrite(headers, LOCATION, |value| view.reference(value));
-    rewrite(headers, CONTENT_LOCATION, |value| view.reference(value));
-    rewrite(headers, SET_COOKIE, |value| view.cookie(value));
+    if there & ADDRESS_THERE != 0 {
+        rewrite(headers, LOCATION, |value| view.reference(value));
+        rewrite(headers, CONTENT_LOCATION, |value| view.reference(value));
+        rewrite(headers, SET_COOKIE, |value| view.cookie(value));
+    }
     headers.append(VIA, via(spoken));
 }
 
@@ -182,9 +188,17 @@ fn takes_trailers(headers: &HeaderMap) -> bool {
             .any(|word| word.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
-fn drop_hop_by_hop(headers: &mut HeaderMap) {
-    // One look at the few names that are there costs less than nine searches for what is not.
-    let there = (headers.keys()).fold(0, |there, name| there | place_of(name.as_str()));
+/// Which of the names that we know of are there. One look at the few that are costs less than a
+/// dozen searches for what is not.
+fn known(headers: &HeaderMap) -> u16 {
+    (headers.keys()).fold(0, |there, name| there | place_of(name.as_str()))
+}
+
+/// `there` are its [`known`].
+fn drop_hop_by_hop(headers: &mut HeaderMap, there: u16) {
+    if there & HOP_BY_HOP_THERE == 0 {
+        return;
+    }
     if there & place_of("connection") != 0 {
         for name in named_by_connection(headers) {
             headers.remove(name);
@@ -197,8 +211,15 @@ fn drop_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// The bit of a name at its place in [`HOP_BY_HOP`]; none for any other.
-fn place_of(name: &str) -> u8 {
+const HOP_BY_HOP_THERE: u16 = 0xff;
+const TE_THERE: u16 = 1 << 6;
+const EXPECT_THERE: u16 = 1 << 8;
+const ORIGIN_THERE: u16 = 1 << 9;
+/// A field with an address of the upstream's own.
+const ADDRESS_THERE: u16 = 1 << 10;
+
+/// The bit of a name: its place in [`HOP_BY_HOP`], or one behind them; none for any other.
+fn place_of(name: &str) -> u16 {
     match name {
         "connection" => 1,
         "keep-alive" => 1 << 1,
@@ -208,6 +229,9 @@ fn place_of(name: &str) -> u8 {
         "proxy-authorization" => 1 << 5,
         "te" => 1 << 6,
         "upgrade" => 1 << 7,
+        "expect" => EXPECT_THERE,
+        "origin" => ORIGIN_THERE,
+        "location" | "content-location" | "set-cookie" => ADDRESS_THERE,
         _ => 0,
     }
 }
@@ -260,7 +284,8 @@ mod tests {
         for (place, name) in HOP_BY_HOP.into_iter().enumerate() {
             assert_eq!(place_of(name.as_str()), 1 << place);
             let mut answer = HeaderMap::from_iter([(name, HeaderValue::from_static("x"))]);
-            drop_hop_by_hop(&mut answer);
+            let there = known(&answer);
+            drop_hop_by_hop(&mut answer, there);
             assert!(answer.is_empty());
         }
     }
@@ -321,7 +346,8 @@ mod tests {
         for name in NEVER_DROPPED {
             let line = format!("close, {}", name.to_uppercase());
             let mut answer = headers(&[(name, b"v"), ("connection", line.as_bytes())]);
-            drop_hop_by_hop(&mut answer);
+            let there = known(&answer);
+            drop_hop_by_hop(&mut answer, there);
             assert_eq!(answer.keys().collect::<Vec<_>>(), [name]);
         }
     }

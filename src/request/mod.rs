@@ -6,8 +6,10 @@
 //! log, a metric or an error text.
 
 pub mod accept;
+mod access;
 mod again;
 mod attempt;
+mod beat;
 mod call;
 mod connect;
 pub mod door;
@@ -27,6 +29,9 @@ mod tunnel;
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+use tokio::time::Instant;
+
 use crate::metrics::Metrics;
 use crate::reload::store::Store;
 use crate::tailnet::Tailnet;
@@ -44,6 +49,7 @@ pub struct Proxy {
     budget: Budget,
     ids: record::Ids,
     pulse: Pulse,
+    beats: beat::Beats,
 }
 
 impl Proxy {
@@ -65,13 +71,19 @@ impl Proxy {
             budget,
             ids,
             pulse: Pulse::new(clock),
+            beats: beat::Beats::new(),
         }
+    }
+
+    /// Beats for those who wait, for as long as it is polled. Once on the data thread.
+    pub async fn beat(&self) {
+        self.beats.run().await;
     }
 
     /// After a freeze idle connections may be dead without knowing: drops them. Whoever comes
     /// first after it, a request or the beat of the data thread, sees to it.
-    fn look_for_a_freeze(&self) {
-        if self.pulse.beat().is_some() {
+    fn look_for_a_freeze(&self, wall: Timestamp, now: Instant) {
+        if self.pulse.beat_at(wall, now).is_some() {
             for endpoint in self.store.live().endpoints.iter().flatten() {
                 endpoint.idle.clear();
             }

@@ -6,14 +6,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
+use super::call::Call;
 use crate::endpoint::connection::{Outgoing, of_client_body};
 use crate::words::clock::Deadline;
 use crate::words::effect::Effect;
@@ -46,20 +47,16 @@ struct Reserved {
 ///
 /// # Errors
 /// The client broke HTTP, left, or sent nothing for `idle`.
-pub(super) async fn read(
-    mut body: Incoming,
-    effect: Effect,
-    idle: Duration,
-    budget: &Budget,
-) -> Result<Payload, Failure> {
-    let limit = if effect == Effect::Inference {
+pub(super) async fn read(call: &Call<'_>, mut body: Incoming) -> Result<Payload, Failure> {
+    let idle = call.idle_bound();
+    let limit = if call.meaning.effect == Effect::Inference {
         WHOLE_INFERENCE
     } else {
         WHOLE
     };
     let mut reserved = Reserved {
         bytes: 0,
-        budget: budget.clone(),
+        budget: call.proxy.budget.clone(),
     };
     if body.is_end_stream() {
         return Ok(Payload {
@@ -75,7 +72,7 @@ pub(super) async fn read(
     }
     let mut pieces = Pieces::None;
     let mut trailers = None;
-    while let Some(frame) = next(&mut body, idle).await? {
+    while let Some(frame) = next(call, &mut body).await? {
         let piece = match frame {
             Next::Data(piece) => piece,
             Next::Trailers(last) => {
@@ -107,12 +104,12 @@ enum Next {
 }
 
 /// The next piece of a body.
-async fn next(body: &mut Incoming, idle: Duration) -> Result<Option<Next>, Failure> {
+async fn next(call: &Call<'_>, body: &mut Incoming) -> Result<Option<Next>, Failure> {
     loop {
         let frame = tokio::select! {
             biased;
             frame = body.frame() => frame,
-            () = Deadline::after(idle).passed() => {
+            () = paused(call) => {
                 return Err(Failure::unsent(Kind::ClientBody, "the client stopped sending its body"));
             }
         };
@@ -132,6 +129,13 @@ async fn next(body: &mut Incoming, idle: Duration) -> Result<Option<Next>, Failu
             }
         }
     }
+}
+
+/// Returns when a body has paused for too long.
+async fn paused(call: &Call<'_>) {
+    let began = Instant::now();
+    call.patient().await;
+    Box::pin(Deadline::since(began, call.idle_bound()).passed()).await;
 }
 
 /// One piece is kept as it is, several are joined.

@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Sleep, sleep};
 
+use super::beat::Listed;
 use super::gate::{Hidden, Scanner};
 use super::tunnel::Tunnel;
 
@@ -30,7 +31,11 @@ const LINGER: Duration = Duration::from_millis(500);
 const LINGER_MAX: usize = 256 * 1024;
 
 /// One client connection.
-pub(super) struct Peer(Mutex<State>);
+pub(super) struct Peer {
+    state: Mutex<State>,
+    /// When the task of the connection is woken.
+    pub(super) listed: Listed,
+}
 
 #[expect(
     clippy::struct_excessive_bools,
@@ -57,7 +62,7 @@ pub(super) struct ClientIo(Arc<Peer>);
 
 impl Peer {
     pub(super) fn new(io: TcpStream) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(State {
+        let state = State {
             io,
             scanner: Scanner::new(),
             requests: 0,
@@ -66,7 +71,11 @@ impl Peer {
             refused: false,
             upgrading: false,
             tunnel: None,
-        })))
+        };
+        Arc::new(Self {
+            state: Mutex::new(state),
+            listed: Listed::new(),
+        })
     }
 
     pub(super) fn io(self: &Arc<Self>) -> ClientIo {
@@ -174,7 +183,8 @@ impl Peer {
         let refused = self.state().refused;
         if refused {
             tokio::select! {
-                () = self.discard() => {}
+                // Boxed: its buffer would be a part of every connection's task.
+                () = Box::pin(self.discard()) => {}
                 // Whoever sends on after that has its answer, or wants none.
                 () = sleep(LINGER) => {}
                 _ = draining.wait_for(|draining| *draining) => {}
@@ -203,7 +213,7 @@ impl Peer {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing that panics is done under it.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,38 +1,35 @@
 //! What is written down of a request: metrics, and one access line when its body ended.
 //!
 //! Invariants: every request is recorded exactly once, also one whose client left; nothing of a
-//! body, a query or a header but the request id is recorded; writing never holds up a request:
-//! lines go to a thread of their own, and are dropped and counted when it cannot keep up.
+//! body, a query or a header but the request id is recorded.
 
-use std::fmt::Write as _;
+use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{IsTerminal, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use jiff::Timestamp;
-use prometheus::IntCounter;
-use serde::Serialize;
 use tokio::time::Instant;
 
 use super::Proxy;
+pub use super::access::{AccessLog, Line};
+use super::access::{Entry, Millis};
+use super::beat::Beats;
 use super::call::Call;
 use super::rules::Refusal;
 use crate::endpoint::live::Endpoint;
-use crate::metrics::Metrics;
 use crate::plan::reason::Reason;
+use crate::words::names::ServiceName;
 use crate::words::outcome::{Failure, Kind, Phase, Side};
 
-/// Lines that may wait for the writer.
-const BACKLOG: usize = 4096;
-/// How long lines are gathered before they are written.
-const GATHER: Duration = Duration::from_millis(20);
 /// Longest request id that is taken over from a client, in bytes.
 const ID_MAX: usize = 64;
+/// The header with the request id.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What stands for a name that there is not.
+const NONE: &str = "none";
 
 /// How the answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,112 +46,76 @@ pub(super) enum End {
 
 /// One request, as it is written down.
 pub(super) struct Record {
-    began: Instant,
-    line: Line,
-    kind_known: bool,
+    proxy: Arc<Proxy>,
+    /// When its head had come, by both clocks.
+    pub(super) began: Instant,
+    pub(super) time: Timestamp,
+    id: Id,
+    /// `None`: it never became a request.
+    asked: Option<(Method, Arc<str>)>,
+    status: u16,
+    service: Option<ServiceName>,
+    effect: &'static str,
+    op: &'static str,
+    /// The endpoint asked last.
     endpoint: Option<Arc<Endpoint>>,
+    /// Why that one, or why there is no answer.
+    reason: Cow<'static, str>,
+    attempts: u32,
+    bytes_in: u64,
     /// Bytes of its body that were read when it was sent.
     rest: Option<Arc<AtomicU64>>,
-    metrics: Arc<Metrics>,
-    log: AccessLog,
+    bytes_out: u64,
+    first_byte: Option<Duration>,
     ended: bool,
-}
-
-/// One access line.
-#[derive(Clone, Debug, Serialize)]
-pub struct Line {
-    /// When the request's head had come.
-    pub time: Timestamp,
-    /// Ties the line to the answer's header.
-    pub request_id: Box<str>,
-    /// Method.
-    pub method: Box<str>,
-    /// Path without the query.
-    pub path: Box<str>,
-    /// Status sent to the client; 0 if it left before.
-    pub status: u16,
-    /// Service, or `none`.
-    pub service: Box<str>,
-    /// Effect, or `none`.
-    pub effect: &'static str,
-    /// Operation, or `none`.
-    pub op: &'static str,
-    /// The backend asked last, or `none`.
-    pub backend: Box<str>,
-    /// Why that one, or why there is no answer.
-    pub reason: Box<str>,
-    /// Attempts made.
-    pub attempts: u32,
-    /// Bytes of the request body that were read.
-    pub bytes_in: u64,
-    /// Bytes of the answer's body.
-    pub bytes_out: u64,
-    /// To the head of the answer, in milliseconds.
-    pub first_byte_ms: Option<f64>,
-    /// To the end, in milliseconds.
-    pub total_ms: f64,
-    /// `complete`, `refused`, `client-abort`, or what broke the answer off.
-    pub end: &'static str,
 }
 
 impl Record {
     /// A request whose head came now.
-    pub(super) fn begin(proxy: &Proxy, id: &HeaderValue, method: &Method, path: &str) -> Self {
-        let none = || Box::from("none");
-        let line = Line {
-            time: proxy.clock.now(),
-            request_id: id.to_str().unwrap_or_default().into(),
-            method: method.as_str().into(),
-            path: path.into(),
-            status: 0,
-            service: none(),
-            effect: "none",
-            op: "none",
-            backend: none(),
-            reason: none(),
-            attempts: 0,
-            bytes_in: 0,
-            bytes_out: 0,
-            first_byte_ms: None,
-            total_ms: 0.0,
-            end: End::Abandoned.as_str(),
-        };
+    pub(super) fn begin(proxy: &Arc<Proxy>, id: Id, asked: Option<(Method, Arc<str>)>) -> Self {
         Self {
             began: Instant::now(),
-            line,
-            kind_known: false,
+            time: proxy.clock.now(),
+            proxy: Arc::clone(proxy),
+            id,
+            asked,
+            status: 0,
+            service: None,
+            effect: NONE,
+            op: NONE,
             endpoint: None,
+            reason: Cow::Borrowed(NONE),
+            attempts: 0,
+            bytes_in: 0,
             rest: None,
-            metrics: Arc::clone(&proxy.metrics),
-            log: proxy.log.clone(),
+            bytes_out: 0,
+            first_byte: None,
             ended: false,
         }
     }
 
     /// What never became a request was refused.
-    pub(super) fn no_request(proxy: &Proxy, refusal: Refusal) {
-        let mut record = Self::begin(proxy, &proxy.ids.make(), &Method::GET, "none");
-        record.line.method = "none".into();
+    pub(super) fn no_request(proxy: &Arc<Proxy>, refusal: Refusal) {
+        let record = Self::begin(proxy, proxy.ids.make(), None);
         record.refused(refusal.status(), refusal.word());
     }
 
     /// It matched a route.
     pub(super) fn matched(&mut self, call: &Call<'_>) {
-        self.line.service = call.service().name.as_str().into();
-        self.line.effect = call.meaning.effect.as_str();
-        self.line.op = call.meaning.op;
-        self.kind_known = true;
+        self.service = Some(call.service().name.clone());
+        self.effect = call.meaning.effect.as_str();
+        self.op = call.meaning.op;
     }
 
     /// So much of its body was read; `rest` counts what is read when it is sent.
     pub(super) fn read(&mut self, bytes: usize, rest: Option<Arc<AtomicU64>>) {
-        self.line.bytes_in = bytes as u64;
+        self.bytes_in = bytes as u64;
         self.rest = rest;
     }
 
     /// An attempt at `endpoint` begins.
     pub(super) fn at(&mut self, endpoint: &Arc<Endpoint>, reason: &Reason) {
-        self.line.attempts += 1;
+        self.attempts += 1;
         let same = self
             .endpoint
             .as_ref()
@@ -162,125 +123,159 @@ impl Record {
         if !same {
             self.leave();
             endpoint.handles.in_flight.inc();
-            endpoint.handles.request_bytes.inc_by(self.line.bytes_in);
-            self.line.backend = endpoint.key.backend.as_str().into();
+            endpoint.handles.request_bytes.inc_by(self.bytes_in);
             self.endpoint = Some(Arc::clone(endpoint));
         }
         // Behind the first candidate, what failed before says more than that it failed.
-        let follows = *reason == Reason::Next && &*self.line.reason != "none";
+        let follows = *reason == Reason::Next && self.reason != NONE;
         if !follows {
-            self.line.reason = reason.word().into();
+            self.reason = Cow::Borrowed(reason.word());
         }
     }
 
     /// An attempt failed; `again` tells whether another follows.
-    pub(super) fn failed(&mut self, proxy: &Proxy, failure: &Failure, again: bool) {
-        self.line.reason = format!("fallback:{}", failure.kind.as_str()).into();
+    pub(super) fn failed(&mut self, failure: &Failure, again: bool) {
+        self.reason = format!("fallback:{}", failure.kind.as_str()).into();
         if again {
-            let labels = [&*self.line.service, failure.kind.as_str()];
-            proxy.metrics.retries.with_label_values(&labels).inc();
+            let labels = [self.service(), failure.kind.as_str()];
+            let retries = &self.proxy.metrics.retries;
+            retries.with_label_values(&labels).inc();
         }
     }
 
-    /// Why the backend that answers was asked.
-    pub(super) fn reason(&self) -> &str {
-        &self.line.reason
+    /// Why the backend that answers was asked, as a header says it.
+    pub(super) fn reason(&self) -> HeaderValue {
+        match self.reason {
+            Cow::Borrowed(reason) => HeaderValue::from_static(reason),
+            // Our own words are always header values.
+            Cow::Owned(ref reason) => {
+                HeaderValue::from_str(reason).unwrap_or(HeaderValue::from_static(NONE))
+            }
+        }
+    }
+
+    /// The request id, as a header says it.
+    pub(super) fn id(&self) -> HeaderValue {
+        HeaderValue::from_str(self.id.as_str()).unwrap_or(HeaderValue::from_static(NONE))
     }
 
     /// The head of an upstream's answer goes to the client.
-    pub(super) fn answered(&mut self, status: StatusCode, active: Option<&str>) {
-        self.line.status = status.as_u16();
-        let took = self.began.elapsed().as_secs_f64();
-        self.line.first_byte_ms = Some(millis(took));
+    pub(super) fn answered(&mut self, status: StatusCode, active: &str, now: Instant) {
+        self.status = status.as_u16();
+        let took = now.saturating_duration_since(self.began);
+        self.first_byte = Some(took);
         if let Some(endpoint) = &self.endpoint {
-            endpoint.handles.first_byte.observe(took);
+            endpoint.handles.first_byte.observe(took.as_secs_f64());
         }
-        if let Some(active) = active.filter(|active| **active != *self.line.backend) {
-            let why = self
-                .line
-                .reason
-                .strip_prefix("fallback:")
-                .unwrap_or("order")
-                .to_owned();
-            let labels = [
-                &*self.line.service,
-                active,
-                &*self.line.backend,
-                why.as_str(),
-            ];
-            self.metrics.fallbacks.with_label_values(&labels).inc();
+        let backend = self.backend();
+        if active != backend {
+            let why = self.reason.strip_prefix("fallback:").unwrap_or("order");
+            let labels = [self.service(), active, backend, why];
+            let fallbacks = &self.proxy.metrics.fallbacks;
+            fallbacks.with_label_values(&labels).inc();
         }
     }
 
     /// An error of ours goes to the client.
-    pub(super) fn refused(mut self, status: StatusCode, reason: &str) {
-        self.line.status = status.as_u16();
-        self.line.reason = reason.into();
-        self.metrics
-            .refused
-            .with_label_values(&[&*self.line.service, reason])
-            .inc();
-        self.finish(End::Refused);
+    pub(super) fn refused(mut self, status: StatusCode, reason: &'static str) {
+        self.status = status.as_u16();
+        self.reason = Cow::Borrowed(reason);
+        let labels = [self.service(), reason];
+        let refused = &self.proxy.metrics.refused;
+        refused.with_label_values(&labels).inc();
+        self.write(End::Refused, Instant::now());
     }
 
     /// A piece of the answer passed.
     pub(super) fn passed(&mut self, bytes: usize) {
-        self.line.bytes_out += bytes as u64;
+        self.bytes_out += bytes as u64;
     }
 
     /// It ended.
-    pub(super) fn finish(mut self, end: End) {
-        self.write(end);
+    pub(super) fn finish(mut self, end: End, now: Instant) {
+        self.write(end, now);
     }
 
-    fn write(&mut self, end: End) {
+    /// What lets its answer wait without a timer.
+    pub(super) fn beats(&self) -> &Beats {
+        &self.proxy.beats
+    }
+
+    fn service(&self) -> &str {
+        self.service.as_ref().map_or(NONE, ServiceName::as_str)
+    }
+
+    fn backend(&self) -> &str {
+        let endpoint = self.endpoint.as_ref();
+        endpoint.map_or(NONE, |endpoint| endpoint.key.backend.as_str())
+    }
+
+    fn write(&mut self, end: End, now: Instant) {
         self.ended = true;
         self.add_rest();
-        self.line.end = end.as_str();
-        let took = self.began.elapsed().as_secs_f64();
-        self.line.total_ms = millis(took);
+        let took = now.saturating_duration_since(self.began);
         self.count(end, took);
+        self.proxy.log.write(&self.line(end, took));
         self.leave();
-        self.log.write(self.line.clone());
+    }
+
+    fn line(&self, end: End, took: Duration) -> Entry<'_> {
+        let asked = self.asked.as_ref();
+        Entry {
+            time: self.time,
+            request_id: Cow::Borrowed(self.id.as_str()),
+            method: Cow::Borrowed(asked.map_or(NONE, |(method, _)| method.as_str())),
+            path: Cow::Borrowed(asked.map_or(NONE, |(_, path)| path)),
+            status: self.status,
+            service: Cow::Borrowed(self.service()),
+            effect: self.effect,
+            op: self.op,
+            backend: Cow::Borrowed(self.backend()),
+            reason: Cow::Borrowed(&self.reason),
+            attempts: self.attempts,
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            first_byte_ms: self.first_byte.map(Millis::of),
+            total_ms: Millis::of(took),
+            end: end.as_str(),
+        }
     }
 
     fn add_rest(&mut self) {
-        let rest = self.rest.take();
-        let bytes = rest.map_or(0, |rest| rest.load(Ordering::Relaxed));
-        self.line.bytes_in += bytes;
+        let Some(rest) = self.rest.take() else { return };
+        let bytes = rest.load(Ordering::Relaxed);
+        self.bytes_in += bytes;
         if let Some(endpoint) = &self.endpoint {
             endpoint.handles.request_bytes.inc_by(bytes);
         }
     }
 
-    fn count(&self, end: End, took: f64) {
-        let line = &self.line;
-        let labels = [&*line.service, &*line.backend, line.op];
-        let class = code_class(line.status, end);
-        let counted = [labels[0], labels[1], labels[2], class];
-        self.metrics.requests.with_label_values(&counted).inc();
-        self.metrics
-            .request_seconds
-            .with_label_values(&labels)
-            .observe(took);
+    fn count(&self, end: End, took: Duration) {
+        let class = code_class(self.status, end);
+        let metrics = &self.proxy.metrics;
         if let Some(endpoint) = &self.endpoint {
-            endpoint.handles.response_bytes.inc_by(line.bytes_out);
+            let handles = &endpoint.handles;
+            handles.ended(&endpoint.key, self.op, class, took.as_secs_f64());
+            handles.response_bytes.inc_by(self.bytes_out);
+        } else {
+            let labels = [self.service(), NONE, self.op, class];
+            metrics.requests.with_label_values(&labels).inc();
+            let seconds = metrics.request_seconds.with_label_values(&labels[..3]);
+            seconds.observe(took.as_secs_f64());
         }
         match end {
             End::Truncated(cause) => {
-                let labels = [labels[0], labels[1], cause.as_str()];
-                self.metrics.truncations.with_label_values(&labels).inc();
+                let labels = [self.service(), self.backend(), cause.as_str()];
+                metrics.truncations.with_label_values(&labels).inc();
             }
             End::Abandoned => {
-                let phase = if line.status == 0 {
+                let phase = if self.status == 0 {
                     "before-head"
                 } else {
                     "streaming"
                 };
-                self.metrics
-                    .client_aborts
-                    .with_label_values(&[labels[0], phase])
-                    .inc();
+                let labels = [self.service(), phase];
+                metrics.client_aborts.with_label_values(&labels).inc();
             }
             End::Complete | End::Refused => {}
         }
@@ -296,7 +291,7 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         if !self.ended {
-            self.write(End::Abandoned);
+            self.write(End::Abandoned, Instant::now());
         }
     }
 }
@@ -323,10 +318,6 @@ fn code_class(status: u16, end: End) -> &'static str {
     }
 }
 
-fn millis(seconds: f64) -> f64 {
-    (seconds * 1e6).round() / 1e3
-}
-
 /// The word for a failure in headers and metric labels: an outcome that is not known is named as
 /// such, whatever made it so.
 pub(super) fn failure_word(failure: &Failure, changes: bool) -> &'static str {
@@ -338,118 +329,71 @@ pub(super) fn failure_word(failure: &Failure, changes: bool) -> &'static str {
     }
 }
 
+/// A request id: kept in place, as every request has one.
+pub(super) struct Id {
+    length: usize,
+    bytes: [u8; ID_MAX],
+}
+
+impl Id {
+    fn as_str(&self) -> &str {
+        // They are plain characters.
+        std::str::from_utf8(&self.bytes[..self.length]).unwrap_or(NONE)
+    }
+
+    /// The same, if it is one that may be taken over.
+    fn plain(sent: &[u8]) -> Option<Self> {
+        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte);
+        if sent.is_empty() || !sent.iter().all(plain) {
+            return None;
+        }
+        let mut bytes = [0; ID_MAX];
+        bytes.get_mut(..sent.len())?.copy_from_slice(sent);
+        Some(Self {
+            length: sent.len(),
+            bytes,
+        })
+    }
+}
+
 /// Request ids: the client's if it sent a plain one, else ours.
 pub(super) struct Ids {
-    seed: u64,
+    /// 16 hexadecimal digits and a dash.
+    seed: [u8; 17],
     next: AtomicU64,
 }
 
 impl Ids {
     pub(super) fn new() -> Self {
+        let mut seed = [b'-'; 17];
+        hex(RandomState::new().hash_one(0), &mut seed[..16]);
         Self {
-            seed: RandomState::new().hash_one(0),
+            seed,
             next: AtomicU64::new(0),
         }
     }
 
-    pub(super) fn of(&self, headers: &HeaderMap) -> HeaderValue {
-        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte);
-        let sent = headers
-            .get("x-request-id")
-            .filter(|id| !id.is_empty() && id.len() <= ID_MAX && id.as_bytes().iter().all(plain));
-        // Copied: a clone would keep the whole read buffer of the connection.
-        let copied = sent.and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok());
-        copied.unwrap_or_else(|| self.make())
+    pub(super) fn of(&self, headers: &HeaderMap) -> Id {
+        let sent = headers.get(REQUEST_ID);
+        sent.and_then(|id| Id::plain(id.as_bytes()))
+            .unwrap_or_else(|| self.make())
     }
 
-    fn make(&self) -> HeaderValue {
+    fn make(&self) -> Id {
         let count = self.next.fetch_add(1, Ordering::Relaxed);
-        let id = format!("{:016x}-{count:x}", self.seed);
-        HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("none"))
+        let digits = (u64::BITS - count.leading_zeros()).div_ceil(4).max(1) as usize;
+        let length = self.seed.len() + digits;
+        let mut bytes = [0; ID_MAX];
+        bytes[..self.seed.len()].copy_from_slice(&self.seed);
+        hex(count, &mut bytes[self.seed.len()..length]);
+        Id { length, bytes }
     }
 }
 
-/// Where access lines go.
-#[derive(Clone)]
-pub struct AccessLog {
-    to: SyncSender<Line>,
-    dropped: IntCounter,
-}
-
-impl AccessLog {
-    /// Lines to a channel, for whoever wants to read them.
-    pub fn channel(metrics: &Metrics) -> (Self, Receiver<Line>) {
-        let (to, from) = sync_channel(BACKLOG);
-        (
-            Self {
-                to,
-                dropped: metrics.log_dropped.clone(),
-            },
-            from,
-        )
-    }
-
-    /// Lines to stdout, by a thread of their own: JSON, or plain text on a terminal. The thread
-    /// ends when nobody is left to log.
-    ///
-    /// # Errors
-    /// The thread cannot be started.
-    pub fn stdout(metrics: &Metrics) -> std::io::Result<(Self, JoinHandle<()>)> {
-        let (log, from) = Self::channel(metrics);
-        let json = !std::io::stdout().is_terminal();
-        let writer = std::thread::Builder::new()
-            .name("access-log".to_owned())
-            .spawn(move || write_lines(&from, json))?;
-        Ok((log, writer))
-    }
-
-    fn write(&self, line: Line) {
-        if self.to.try_send(line).is_err() {
-            self.dropped.inc();
-        }
-    }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a thread of its own: nothing else waits for it"
-)]
-fn write_lines(from: &Receiver<Line>, json: bool) {
-    let mut text = String::new();
-    while let Ok(first) = from.recv() {
-        // One wake-up and one write for all lines of a while, not for each.
-        std::thread::sleep(GATHER);
-        text.clear();
-        for line in std::iter::once(first).chain(from.try_iter().take(BACKLOG)) {
-            line.append_to(&mut text, json);
-        }
-        // Nobody reads: the proxy goes on.
-        if std::io::stdout().write_all(text.as_bytes()).is_err() {
-            return;
-        }
-    }
-}
-
-impl Line {
-    fn append_to(&self, text: &mut String, json: bool) {
-        if json {
-            text.push_str(&serde_json::to_string(self).unwrap_or_default());
-        } else {
-            // Writing into a String cannot fail.
-            let _ = write!(
-                text,
-                "{} {:>3} {} {} -> {} ({}) {}ms {}",
-                self.time.strftime("%T"),
-                self.status,
-                self.method,
-                self.path,
-                self.backend,
-                self.reason,
-                self.total_ms,
-                self.end,
-            );
-        }
-        text.push('\n');
+/// The last digits of `value` in hexadecimal.
+fn hex(value: u64, into: &mut [u8]) {
+    for (place, digit) in into.iter_mut().rev().enumerate() {
+        *digit = b"0123456789abcdef"[(value >> (4 * place) & 15) as usize];
     }
 }
 
@@ -463,13 +407,27 @@ mod tests {
         let with = |value: &[u8]| {
             let mut headers = HeaderMap::new();
             headers.insert("x-request-id", HeaderValue::from_bytes(value).unwrap());
-            ids.of(&headers)
+            ids.of(&headers).as_str().to_owned()
         };
         assert_eq!(with(b"abc-1"), "abc-1");
+        assert_eq!(with(&[b'a'; ID_MAX]), "a".repeat(ID_MAX));
         for odd in [&b""[..], b"a b", b"\xff", &[b'a'; ID_MAX + 1]] {
             assert_ne!(with(odd).as_bytes(), odd);
         }
-        assert_ne!(ids.of(&HeaderMap::new()), ids.of(&HeaderMap::new()));
+        let [one, other] = [(); 2].map(|()| ids.of(&HeaderMap::new()));
+        assert_ne!(one.as_str(), other.as_str());
+    }
+
+    #[test]
+    fn our_ids_count_in_hexadecimal_behind_a_seed() {
+        let ids = Ids::new();
+        for count in [0_u64, 1, 15, 16, 255, 256, 0xdead_beef, u64::MAX] {
+            ids.next.store(count, Ordering::Relaxed);
+            let id = ids.make();
+            let (seed, rest) = id.as_str().split_once('-').unwrap();
+            assert_eq!(rest, format!("{count:x}"));
+            assert_eq!(seed.len(), 16);
+        }
     }
 
     #[test]

@@ -9,27 +9,25 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE};
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 
 use super::attempt::{Answered, Unanswered};
 use super::call::Call;
 use super::headers;
-use super::record::{Record, failure_word};
+use super::record::{REQUEST_ID, Record, failure_word};
 use super::rules::Refusal;
 use super::stream::{Downstream, Passing, Watch};
 use super::tunnel::{self, Tunnel};
 use crate::api::dialect;
 use crate::config::snapshot::{BackendId, Snapshot};
 use crate::endpoint::live::Endpoint;
-use crate::plan::orders;
 use crate::words::names::Kind as ServiceKind;
 use crate::words::outcome::{Failure, Kind, Phase, Side};
 use crate::words::units::show_duration;
 
 const BACKEND: HeaderName = HeaderName::from_static("x-tailhop-backend");
 const REASON: HeaderName = HeaderName::from_static("x-tailhop-reason");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// RFC 6750.
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"tailhop\"");
 /// RFC 9209.
@@ -43,26 +41,30 @@ pub(super) fn pass_on(
     call: &Call<'_>,
     answered: Answered,
     mut record: Record,
-    id: HeaderValue,
 ) -> Response<Downstream> {
     let Answered {
         response,
         connection,
         endpoint,
+        active,
+        at,
     } = answered;
     let (mut parts, body) = response.into_parts();
-    record.answered(parts.status, Some(active_name(call)));
+    record.answered(parts.status, name(&call.live.snapshot, active), at);
     headers::for_client(&mut parts.headers, parts.version, &call.view(&endpoint));
-    parts
-        .headers
-        .insert(BACKEND, value(endpoint.key.backend.as_str()));
-    parts.headers.insert(REASON, value(record.reason()));
-    // Ours wins over the upstream's: it is the one in our log, and in what the client sent.
-    parts.headers.insert(REQUEST_ID, id);
-    let watch = Watch::new(call.idle_bound(), call.total);
+    sign(&mut parts.headers, &endpoint, &record);
+    let watch = Watch::new(call.idle_bound(), call.total, at);
     let peer = Arc::clone(call.peer);
     let body = Passing::new(body, connection, endpoint, record, watch, peer);
     Response::from_parts(parts, Downstream::Passing(Box::new(body)))
+}
+
+/// Says in an answer of the upstream's who answered and why, and by which id it is in our log.
+fn sign(headers: &mut HeaderMap, endpoint: &Endpoint, record: &Record) {
+    headers.insert(BACKEND, endpoint.name.clone());
+    headers.insert(REASON, record.reason());
+    // Ours wins over the upstream's: it is the one in our log, and in what the client sent.
+    headers.insert(REQUEST_ID, record.id());
 }
 
 /// Passes on that the upstream switches to another protocol, which follows when hyper is done.
@@ -71,14 +73,15 @@ pub(super) fn switch(
     mut answered: Answered,
     client: OnUpgrade,
     record: Record,
-    id: HeaderValue,
 ) -> Response<Downstream> {
     let upstream = hyper::upgrade::on(&mut answered.response);
     let Some(connection) = answered.connection.take() else {
-        return pass_on(call, answered, record, id);
+        return pass_on(call, answered, record);
     };
     let mut record = record;
-    record.answered(StatusCode::SWITCHING_PROTOCOLS, Some(active_name(call)));
+    let status = StatusCode::SWITCHING_PROTOCOLS;
+    let active = name(&call.live.snapshot, answered.active);
+    record.answered(status, active, answered.at);
     let (parts, _) = answered.response.into_parts();
     let spoken = parts.version;
     let mut response = Response::from_parts(parts, Downstream::Own(Bytes::new()));
@@ -86,9 +89,7 @@ pub(super) fn switch(
     let protocol = headers.get(UPGRADE).cloned();
     headers::for_client(headers, spoken, &call.view(&answered.endpoint));
     tunnel::announce(headers, protocol.unwrap_or(HeaderValue::from_static("")));
-    headers.insert(BACKEND, value(answered.endpoint.key.backend.as_str()));
-    headers.insert(REASON, value(record.reason()));
-    headers.insert(REQUEST_ID, id);
+    sign(headers, &answered.endpoint, &record);
     call.peer.tunnel(Tunnel {
         client,
         upstream,
@@ -101,12 +102,12 @@ pub(super) fn switch(
 }
 
 /// Refuses a request that breaks a rule.
-pub(super) fn refused(refusal: Refusal, record: Record, id: HeaderValue) -> Response<Downstream> {
+pub(super) fn refused(refusal: Refusal, record: Record) -> Response<Downstream> {
     let mut problem = Problem::new(refusal.status(), refusal.word());
     problem.proxy_error = "http_request_error";
     refusal.text().clone_into(&mut problem.text);
     problem.close = true;
-    let mut response = write(ServiceKind::Http, "/", &problem, record, id);
+    let mut response = write(ServiceKind::Http, "/", &problem, record);
     if let Some(methods) = refusal.allow() {
         response
             .headers_mut()
@@ -134,12 +135,7 @@ pub(super) fn refused_bare(refusal: Refusal) -> Vec<u8> {
 }
 
 /// Says why there is no answer.
-pub(super) fn unanswered(
-    call: &Call<'_>,
-    why: Unanswered,
-    record: Record,
-    id: HeaderValue,
-) -> Response<Downstream> {
+pub(super) fn unanswered(call: &Call<'_>, why: Unanswered, record: Record) -> Response<Downstream> {
     let problem = match why {
         Unanswered::Refused { refusal, active } => {
             let mut problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, refusal.as_str());
@@ -160,16 +156,11 @@ pub(super) fn unanswered(
             missing,
         } => of_failure(call, &failure, endpoint.as_ref(), missing),
     };
-    write(call.service().kind, call.path, &problem, record, id)
+    write(call.service().kind, call.path, &problem, record)
 }
 
 /// Says that the client's own body is at fault, or that the whole request took too long.
-pub(super) fn failed(
-    call: &Call<'_>,
-    failure: Failure,
-    record: Record,
-    id: HeaderValue,
-) -> Response<Downstream> {
+pub(super) fn failed(call: &Call<'_>, failure: Failure, record: Record) -> Response<Downstream> {
     unanswered(
         call,
         Unanswered::Failed {
@@ -178,25 +169,20 @@ pub(super) fn failed(
             missing: false,
         },
         record,
-        id,
     )
 }
 
 /// Says that the client did not present the token. `Proxy-Authenticate` would be the word of a
 /// proxy that the client knows of; it takes us for the service.
-pub(super) fn unauthorized(
-    call: &Call<'_>,
-    record: Record,
-    id: HeaderValue,
-) -> Response<Downstream> {
+pub(super) fn unauthorized(call: &Call<'_>, record: Record) -> Response<Downstream> {
     let kind = call.service().kind;
     let problem = challenge();
-    write(kind, call.path, &problem, record, id)
+    write(kind, call.path, &problem, record)
 }
 
 /// The same where no route matches: what there is, is not told to strangers.
-pub(super) fn unauthorized_nowhere(record: Record, id: HeaderValue) -> Response<Downstream> {
-    write(ServiceKind::Http, "/", &challenge(), record, id)
+pub(super) fn unauthorized_nowhere(record: Record) -> Response<Downstream> {
+    write(ServiceKind::Http, "/", &challenge(), record)
 }
 
 fn challenge() -> Problem {
@@ -209,7 +195,7 @@ fn challenge() -> Problem {
 }
 
 /// Says that a backend's address leads back to us (RFC 5842 7.2).
-pub(super) fn goes_round(call: &Call<'_>, record: Record, id: HeaderValue) -> Response<Downstream> {
+pub(super) fn goes_round(call: &Call<'_>, record: Record) -> Response<Downstream> {
     let mut problem = Problem::new(StatusCode::LOOP_DETECTED, "loop");
     problem.proxy_error = "proxy_loop_detected";
     problem.text = format!(
@@ -217,15 +203,11 @@ pub(super) fn goes_round(call: &Call<'_>, record: Record, id: HeaderValue) -> Re
         a_request(call),
         call.service().name,
     );
-    write(call.service().kind, call.path, &problem, record, id)
+    write(call.service().kind, call.path, &problem, record)
 }
 
 /// Says that no route leads anywhere.
-pub(super) fn no_route(
-    snapshot: &Snapshot,
-    record: Record,
-    id: HeaderValue,
-) -> Response<Downstream> {
+pub(super) fn no_route(snapshot: &Snapshot, record: Record) -> Response<Downstream> {
     let mut problem = Problem::new(StatusCode::NOT_FOUND, "no-route");
     let routes: Vec<_> = snapshot
         .routes
@@ -236,7 +218,7 @@ pub(super) fn no_route(
         "no route matches this path; the routes are {}. A route is a path prefix in routing.toml.",
         routes.join(", ")
     );
-    write(ServiceKind::Http, "/", &problem, record, id)
+    write(ServiceKind::Http, "/", &problem, record)
 }
 
 /// An error of ours before it is put into a dialect.
@@ -385,13 +367,8 @@ fn a_request(call: &Call<'_>) -> &'static str {
     }
 }
 
-fn write(
-    kind: ServiceKind,
-    path: &str,
-    problem: &Problem,
-    record: Record,
-    id: HeaderValue,
-) -> Response<Downstream> {
+fn write(kind: ServiceKind, path: &str, problem: &Problem, record: Record) -> Response<Downstream> {
+    let id = record.id();
     let text = format!(
         "tailhop: {} Request {}.",
         problem.text,
@@ -426,14 +403,6 @@ fn write(
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
-}
-
-/// The name of the active backend for this request's effect.
-fn active_name<'a>(call: &Call<'a>) -> &'a str {
-    let now = call.proxy.clock.now();
-    let snapshot = &call.live.snapshot;
-    let active = orders::active(snapshot, call.route.service, call.meaning.effect, now);
-    name(snapshot, active.backend)
 }
 
 fn name(snapshot: &Snapshot, backend: BackendId) -> &str {

@@ -14,6 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::beat::Beats;
 use super::peer::{Peer, Timer};
 use super::record::{End, Record};
 use crate::endpoint::connection::Connection;
@@ -72,9 +73,9 @@ impl Passing {
         match self.body.poll(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 let length = frame.data_ref().map_or(0, Bytes::len);
-                if self.watch.progressed() {
+                if let Some(now) = self.watch.progressed() {
                     // A machine whose bytes come is awake, however silent its ports.
-                    self.endpoint.machine.hear();
+                    self.endpoint.machine.hear_at(now);
                 }
                 if let Some(record) = self.record.as_mut() {
                     record.passed(length);
@@ -99,6 +100,11 @@ impl Passing {
                 if self.peer.poll_gone(&mut self.look, cx).is_ready() {
                     return Poll::Ready(Some(Err(self.abandon())));
                 }
+                if let (false, Some(record)) = (self.watch.is_set(), &self.record) {
+                    let beats = record.beats();
+                    let until = self.watch.patience(beats);
+                    ready!(beats.poll(until, &self.peer.listed, cx));
+                }
                 let late = ready!(self.watch.poll(cx));
                 Poll::Ready(Some(Err(self.cut(late))))
             }
@@ -107,12 +113,14 @@ impl Passing {
 
     /// The upstream gave a clean end: its connection may carry the next request.
     fn complete(&mut self) {
+        let Some(record) = self.record.take() else {
+            return;
+        };
+        let now = Instant::now();
         if let Some(connection) = self.connection.take() {
-            self.endpoint.give_back(connection);
+            self.endpoint.give_back(connection, now);
         }
-        if let Some(record) = self.record.take() {
-            record.finish(End::Complete);
-        }
+        record.finish(End::Complete, now);
     }
 
     /// The client left: its connection and its record are dropped, which says so.
@@ -125,7 +133,7 @@ impl Passing {
     fn cut(&mut self, failure: Failure) -> Failure {
         drop(self.connection.take());
         if let Some(record) = self.record.take() {
-            record.finish(End::Truncated(failure.kind));
+            record.finish(End::Truncated(failure.kind), Instant::now());
         }
         failure
     }
@@ -197,31 +205,42 @@ impl Body for Downstream {
 /// Watches that a body does not pause for longer than `idle` nor go on beyond `total`.
 ///
 /// Most answers come in one piece with their head, so its timer exists only once a piece was
-/// waited for, and runs on when pieces come: it looks at the time of the last one when it fires.
+/// waited for over a beat, and runs on when pieces come: it looks at the time of the last one when
+/// it fires.
 pub(super) struct Watch {
     idle: Duration,
     total: Option<Deadline>,
     last: Instant,
+    /// Until which beat no timer is needed, once a piece was waited for.
+    patience: Option<u64>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Watch {
-    pub(super) fn new(idle: Duration, total: Option<Deadline>) -> Self {
+    /// Watches a body whose head came `now`.
+    pub(super) fn new(idle: Duration, total: Option<Deadline>, now: Instant) -> Self {
         Self {
             idle,
             total,
-            last: Instant::now(),
+            last: now,
+            patience: None,
             timer: None,
         }
     }
 
-    /// A piece came; whether it was waited for.
-    fn progressed(&mut self) -> bool {
-        let waited = self.timer.is_some();
-        if waited {
-            self.last = Instant::now();
-        }
-        waited
+    /// A piece came; when, if it was waited for.
+    fn progressed(&mut self) -> Option<Instant> {
+        let now = self.is_set().then(Instant::now);
+        self.last = now.unwrap_or(self.last);
+        now
+    }
+
+    fn is_set(&self) -> bool {
+        self.timer.is_some()
+    }
+
+    fn patience(&mut self, beats: &Beats) -> u64 {
+        *self.patience.get_or_insert_with(|| beats.patience())
     }
 
     /// Ready when the body is late.

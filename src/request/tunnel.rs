@@ -15,7 +15,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::peer::Peer;
 use super::record::{End, Record};
@@ -34,11 +34,14 @@ const PIECE: usize = 8 * 1024;
 
 /// The protocol that a request asks for, if its route passes it on.
 pub(super) fn wanted<B>(route: &Route, request: &Request<B>) -> Option<HeaderValue> {
+    if route.upgrade.is_empty() {
+        return None;
+    }
     let headers = request.headers();
     let bodiless =
         !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING);
     let new = request.version() == Version::HTTP_11;
-    if route.upgrade.is_empty() || !bodiless || !new || *request.method() != Method::GET {
+    if !bodiless || !new || *request.method() != Method::GET {
         return None;
     }
     let asked = (headers.get_all(CONNECTION).iter())
@@ -97,7 +100,7 @@ impl Tunnel {
         } = self;
         let both = async { tokio::try_join!(client, upstream) };
         let Ok(Ok((client, upstream))) = timeout(HANDOVER, both).await else {
-            return record.finish(End::Truncated(Kind::Broken));
+            return record.finish(End::Truncated(Kind::Broken), Instant::now());
         };
         let passed = Passed::default();
         let end = tokio::select! {
@@ -117,7 +120,7 @@ impl Tunnel {
         let down = passed.down.load(Ordering::Relaxed);
         record.read(0, Some(passed.up));
         record.passed(usize::try_from(down).unwrap_or(usize::MAX));
-        record.finish(end);
+        record.finish(end, Instant::now());
     }
 }
 

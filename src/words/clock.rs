@@ -82,9 +82,22 @@ impl Deadline {
         }
     }
 
+    /// `length` from an instant that may lie behind us.
+    pub fn since(began: Instant, length: Duration) -> Self {
+        Self {
+            at: began + length,
+            length,
+        }
+    }
+
     /// What is left of it, in monotonic time.
     pub fn left(&self) -> Duration {
-        self.at.saturating_duration_since(Instant::now())
+        self.left_at(Instant::now())
+    }
+
+    /// What was left of it at an instant.
+    pub fn left_at(&self, now: Instant) -> Duration {
+        self.at.saturating_duration_since(now)
     }
 
     /// Whether a timer that fires so `late` tells of a frozen process.
@@ -149,7 +162,12 @@ impl Pulse {
 
     /// Beats; how long the process stood still since the last beat, if it did.
     pub fn beat(&self) -> Option<Duration> {
-        let now = (self.clock.now(), Instant::now());
+        self.beat_at(self.clock.now(), Instant::now())
+    }
+
+    /// The same for somebody who knows what time it is.
+    pub fn beat_at(&self, wall: Timestamp, now: Instant) -> Option<Duration> {
+        let now = (wall, now);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         stood_still(std::mem::replace(&mut *last, now), now)
     }

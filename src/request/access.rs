@@ -1,0 +1,489 @@
+//! The access log: one line a request, written in batches by a thread of its own.
+//!
+//! The data thread only appends a line to a buffer in memory, in the very form in which it is
+//! written, so that a line costs no allocation and no other thread has to touch it. Invariants: the
+//! writer never holds up a request; what it cannot keep up with is dropped and counted; nothing of
+//! a body, a query or a header but the request id is in a line.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use prometheus::IntCounter;
+use serde::Serialize;
+
+use crate::metrics::Metrics;
+
+/// Lines that may wait for whoever reads the channel.
+const BACKLOG: usize = 4096;
+/// Bytes of lines that may wait for the writer.
+const BACKLOG_BYTES: usize = 1024 * 1024;
+/// A buffer that grew beyond this in a burst is not kept.
+const KEPT_BYTES: usize = 64 * 1024;
+/// How long lines are gathered before they are written.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// One access line that owns its text.
+pub type Line = Entry<'static>;
+
+/// One access line.
+#[derive(Clone, Debug, Serialize)]
+pub struct Entry<'a> {
+    /// When the request's head had come.
+    pub time: Timestamp,
+    /// Ties the line to the answer's header.
+    pub request_id: Cow<'a, str>,
+    /// Method.
+    pub method: Cow<'a, str>,
+    /// Path without the query.
+    pub path: Cow<'a, str>,
+    /// Status sent to the client; 0 if it left before.
+    pub status: u16,
+    /// Service, or `none`.
+    pub service: Cow<'a, str>,
+    /// Effect, or `none`.
+    pub effect: &'static str,
+    /// Operation, or `none`.
+    pub op: &'static str,
+    /// The backend asked last, or `none`.
+    pub backend: Cow<'a, str>,
+    /// Why that one, or why there is no answer.
+    pub reason: Cow<'a, str>,
+    /// Attempts made.
+    pub attempts: u32,
+    /// Bytes of the request body that were read.
+    pub bytes_in: u64,
+    /// Bytes of the answer's body.
+    pub bytes_out: u64,
+    /// To the head of the answer, in milliseconds.
+    pub first_byte_ms: Option<Millis>,
+    /// To the end, in milliseconds.
+    pub total_ms: Millis,
+    /// `complete`, `refused`, `client-abort`, or what broke the answer off.
+    pub end: &'static str,
+}
+
+/// A time as the log shows it: whole microseconds, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Millis {
+    micros: u64,
+}
+
+/// Where access lines go.
+#[derive(Clone)]
+pub struct AccessLog {
+    to: To,
+    dropped: IntCounter,
+}
+
+#[derive(Clone)]
+enum To {
+    Channel(SyncSender<Line>),
+    Writer(Arc<Logging>),
+}
+
+/// Those who log. When the last of them is gone, the writer ends.
+struct Logging(Arc<Outlet>);
+
+/// What those who log and the writer share.
+struct Outlet {
+    waiting: Mutex<Waiting>,
+    more: Condvar,
+}
+
+/// Lines that wait to be written.
+struct Waiting {
+    text: Vec<u8>,
+    stamp: Stamp,
+    json: bool,
+    closed: bool,
+}
+
+/// The last second that was written, as text: most lines are of the same one.
+#[derive(Default)]
+struct Stamp {
+    second: i64,
+    text: String,
+}
+
+impl AccessLog {
+    /// Lines to a channel, for whoever wants to read them.
+    pub fn channel(metrics: &Metrics) -> (Self, Receiver<Line>) {
+        let (to, from) = sync_channel(BACKLOG);
+        (Self::new(To::Channel(to), metrics), from)
+    }
+
+    /// Lines to stdout, by a thread of their own: JSON, or plain text on a terminal. The thread
+    /// ends when nobody is left to log.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn stdout(metrics: &Metrics) -> std::io::Result<(Self, JoinHandle<()>)> {
+        let outlet = Arc::new(Outlet::new(!std::io::stdout().is_terminal()));
+        let log = Self::new(To::Writer(Arc::new(Logging(Arc::clone(&outlet)))), metrics);
+        let writer = std::thread::Builder::new()
+            .name("access-log".to_owned())
+            .spawn(move || outlet.write_lines())?;
+        Ok((log, writer))
+    }
+
+    fn new(to: To, metrics: &Metrics) -> Self {
+        Self {
+            to,
+            dropped: metrics.log_dropped.clone(),
+        }
+    }
+
+    pub(super) fn write(&self, line: &Entry<'_>) {
+        let written = match &self.to {
+            To::Channel(to) => to.try_send(line.owned()).is_ok(),
+            To::Writer(logging) => logging.0.append(line),
+        };
+        if !written {
+            self.dropped.inc();
+        }
+    }
+}
+
+impl Drop for Logging {
+    fn drop(&mut self) {
+        self.0.locked().closed = true;
+        self.0.more.notify_one();
+    }
+}
+
+impl Outlet {
+    fn new(json: bool) -> Self {
+        let waiting = Mutex::new(Waiting {
+            text: Vec::new(),
+            stamp: Stamp::default(),
+            json,
+            closed: false,
+        });
+        Self {
+            waiting,
+            more: Condvar::new(),
+        }
+    }
+
+    /// Adds a line; whether there was room for it.
+    fn append(&self, line: &Entry<'_>) -> bool {
+        let mut waiting = self.locked();
+        if waiting.text.len() >= BACKLOG_BYTES {
+            return false;
+        }
+        let first = waiting.text.is_empty();
+        waiting.append(line);
+        drop(waiting);
+        if first {
+            self.more.notify_one();
+        }
+        true
+    }
+
+    /// Writes lines until nobody is left to log.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a thread of its own: nothing else waits for it"
+    )]
+    fn write_lines(&self) {
+        let mut text = Vec::new();
+        while self.wait() {
+            // One wake-up and one write for all lines of a while, not for each.
+            std::thread::sleep(GATHER);
+            std::mem::swap(&mut self.locked().text, &mut text);
+            // Nobody reads: the proxy goes on.
+            if std::io::stdout().write_all(&text).is_err() {
+                return;
+            }
+            text.clear();
+            text.shrink_to(KEPT_BYTES);
+        }
+    }
+
+    /// Waits for lines; whether there are any.
+    fn wait(&self) -> bool {
+        let idle = |waiting: &mut Waiting| waiting.text.is_empty() && !waiting.closed;
+        let waited = self.more.wait_while(self.locked(), idle);
+        let waiting = waited.unwrap_or_else(PoisonError::into_inner);
+        !waiting.text.is_empty()
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing that panics is done under it.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn append(&mut self, line: &Entry<'_>) {
+        if self.json {
+            line.append_json(&mut self.text, &mut self.stamp);
+        } else {
+            line.append_plain(&mut self.text);
+        }
+        self.text.push(b'\n');
+    }
+}
+
+impl Entry<'_> {
+    fn owned(&self) -> Line {
+        let own = |text: &Cow<'_, str>| Cow::Owned(text.as_ref().to_owned());
+        Entry {
+            request_id: own(&self.request_id),
+            method: own(&self.method),
+            path: own(&self.path),
+            service: own(&self.service),
+            backend: own(&self.backend),
+            reason: own(&self.reason),
+            ..*self
+        }
+    }
+
+    /// The line as serde writes it, in a third of the time: every request pays for this.
+    fn append_json(&self, to: &mut Vec<u8>, stamp: &mut Stamp) {
+        to.extend_from_slice(b"{\"time\":\"");
+        stamp.append(self.time, to);
+        text(to, b"\",\"request_id\":\"", &self.request_id);
+        text(to, b"\",\"method\":\"", &self.method);
+        quoted(to, b"\",\"path\":\"", &self.path);
+        number(to, b"\",\"status\":", u64::from(self.status));
+        text(to, b",\"service\":\"", &self.service);
+        text(to, b"\",\"effect\":\"", self.effect);
+        text(to, b"\",\"op\":\"", self.op);
+        text(to, b"\",\"backend\":\"", &self.backend);
+        text(to, b"\",\"reason\":\"", &self.reason);
+        number(to, b"\",\"attempts\":", u64::from(self.attempts));
+        number(to, b",\"bytes_in\":", self.bytes_in);
+        number(to, b",\"bytes_out\":", self.bytes_out);
+        to.extend_from_slice(b",\"first_byte_ms\":");
+        match self.first_byte_ms {
+            Some(millis) => millis.append(to),
+            None => to.extend_from_slice(b"null"),
+        }
+        to.extend_from_slice(b",\"total_ms\":");
+        self.total_ms.append(to);
+        text(to, b",\"end\":\"", self.end);
+        to.extend_from_slice(b"\"}");
+    }
+
+    fn append_plain(&self, to: &mut Vec<u8>) {
+        let mut line = String::new();
+        // Writing into a String cannot fail.
+        let _ = write!(
+            line,
+            "{} {:>3} {} {} -> {} ({}) {}ms {}",
+            self.time.strftime("%T"),
+            self.status,
+            self.method,
+            self.path,
+            self.backend,
+            self.reason,
+            self.total_ms.as_f64(),
+            self.end,
+        );
+        to.extend_from_slice(line.as_bytes());
+    }
+}
+
+impl Stamp {
+    /// Appends an instant as RFC 3339 has it, with as many digits as it takes.
+    fn append(&mut self, time: Timestamp, to: &mut Vec<u8>) {
+        let (second, nanos) = (time.as_second(), time.subsec_nanosecond());
+        if self.text.is_empty() || self.second != second {
+            let whole = Timestamp::from_second(second).unwrap_or(time);
+            self.second = second;
+            self.text = whole.to_string();
+        }
+        let whole = self.text.trim_end_matches('Z');
+        to.extend_from_slice(whole.as_bytes());
+        // Instants before 1970 have a negative part: no clock that runs says so.
+        fraction(to, u64::from(nanos.unsigned_abs()), 9, 0);
+        to.push(b'Z');
+    }
+}
+
+impl Millis {
+    /// A time, rounded.
+    pub fn of(took: Duration) -> Self {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        Self {
+            micros: nanos.saturating_add(500) / 1000,
+        }
+    }
+
+    /// In milliseconds.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "exact for the first 285 years of a request"
+    )]
+    pub fn as_f64(self) -> f64 {
+        self.micros as f64 / 1e3
+    }
+
+    fn append(self, to: &mut Vec<u8>) {
+        number(to, b"", self.micros / 1000);
+        fraction(to, self.micros % 1000, 3, 1);
+    }
+}
+
+impl Serialize for Millis {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_f64(self.as_f64())
+    }
+}
+
+/// Appends `before`, and then `value`, a word that needs no quoting: names, methods, ids and our own
+/// words have no quotes, backslashes or control characters.
+fn text(to: &mut Vec<u8>, before: &[u8], value: &str) {
+    to.extend_from_slice(before);
+    to.extend_from_slice(value.as_bytes());
+}
+
+/// Appends `before`, and then `value` as JSON has it between quotes.
+fn quoted(to: &mut Vec<u8>, before: &[u8], value: &str) {
+    let plain = |byte: &u8| *byte >= 0x20 && *byte != b'"' && *byte != b'\\';
+    if value.as_bytes().iter().all(plain) {
+        return text(to, before, value);
+    }
+    let quoted = serde_json::to_string(value).unwrap_or_default();
+    let inner = quoted.get(1..quoted.len().saturating_sub(1));
+    text(to, before, inner.unwrap_or_default());
+}
+
+/// Appends `before`, and then `value` in decimal.
+fn number(to: &mut Vec<u8>, before: &[u8], mut value: u64) {
+    to.extend_from_slice(before);
+    let mut digits = [b'0'; 20];
+    let mut at = digits.len() - 1;
+    loop {
+        digits[at] = digit(value);
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+        at -= 1;
+    }
+    to.extend_from_slice(&digits[at..]);
+}
+
+/// Appends a point and `value` as its `places` digits, without the zeros at its end but for
+/// `least` digits; nothing for no digit.
+fn fraction(to: &mut Vec<u8>, mut value: u64, places: usize, least: usize) {
+    let mut digits = [b'0'; 9];
+    for at in (0..places).rev() {
+        digits[at] = digit(value);
+        value /= 10;
+    }
+    let zeros = (digits[..places].iter().rev()).take_while(|digit| **digit == b'0');
+    let shown = (places - zeros.count()).max(least);
+    if shown > 0 {
+        to.push(b'.');
+        to.extend_from_slice(&digits[..shown]);
+    }
+}
+
+/// The last digit of a number.
+fn digit(value: u64) -> u8 {
+    b'0' + u8::try_from(value % 10).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(time: &str, path: &'static str, micros: u64) -> Line {
+        Entry {
+            time: time.parse().unwrap(),
+            request_id: "00ff-1".into(),
+            method: "GET".into(),
+            path: path.into(),
+            status: 200,
+            service: "ollama".into(),
+            effect: "read",
+            op: "tags",
+            backend: "m1".into(),
+            reason: "active:default".into(),
+            attempts: 1,
+            bytes_in: 0,
+            bytes_out: u64::MAX,
+            first_byte_ms: (micros > 0).then_some(Millis { micros }),
+            total_ms: Millis { micros },
+            end: "complete",
+        }
+    }
+
+    #[test]
+    fn lines_are_the_json_that_serde_writes() {
+        let mut stamp = Stamp::default();
+        let times = [
+            "2026-11-25T04:34:15.716868001Z",
+            "2026-11-25T04:34:15.7Z",
+            "2026-11-25T04:34:16Z",
+            "2026-11-25T04:34:16.000000001Z",
+        ];
+        let paths = [
+            "/a",
+            "/日本",
+            "/a\"",
+            "\"/a\"b",
+            "/a\\b\u{1}",
+            "/\u{7f}",
+            "",
+        ];
+        let micros = [
+            0,
+            1,
+            10,
+            100,
+            999,
+            1000,
+            1001,
+            1500,
+            20_100,
+            7_000_000,
+            123_456_789,
+        ];
+        for time in times {
+            for path in paths {
+                for micros in micros {
+                    let line = line(time, path, micros);
+                    let mut text = Vec::new();
+                    line.append_json(&mut text, &mut stamp);
+                    let want = serde_json::to_string(&line).unwrap();
+                    assert_eq!(String::from_utf8(text).unwrap(), want);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_time_is_rounded_to_microseconds() {
+        let ms = |nanos| Millis::of(Duration::from_nanos(nanos)).as_f64();
+        assert!((ms(1_499) - 0.001).abs() < 1e-9);
+        assert!((ms(1_500) - 0.002).abs() < 1e-9);
+        assert!((ms(u64::MAX) - 1.844_674_407_370_955e13).abs() < 1.0);
+    }
+
+    #[test]
+    fn a_writer_that_does_not_keep_up_costs_lines_and_never_memory() {
+        let outlet = Outlet::new(true);
+        let line = line("2026-11-25T04:34:16Z", "/a", 1);
+        let taken = std::iter::repeat_with(|| outlet.append(&line)).take_while(|taken| *taken);
+        assert!(taken.count() > 1000);
+        assert!(outlet.locked().text.len() < BACKLOG_BYTES + 1024);
+    }
+
+    #[test]
+    fn the_writer_ends_when_nobody_is_left_to_log() {
+        let outlet = Arc::new(Outlet::new(true));
+        let logging = Logging(Arc::clone(&outlet));
+        drop(logging);
+        assert!(!outlet.wait());
+    }
+}
