@@ -4,7 +4,6 @@
 //! the counts; decides nothing itself. Invariant: repairs are made only on evidence, within their
 //! rates, and never for a machine that is known to sleep.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
