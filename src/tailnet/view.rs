@@ -36,6 +36,8 @@ pub struct View {
     pub peers: Option<Arc<Peers>>,
     /// This machine's addresses in the tailnet.
     pub self_ips: Vec<IpAddr>,
+    /// This machine's full name in the tailnet, without a dot at its end; empty when not known.
+    pub self_name: String,
     /// tailscaled's version; empty when not known.
     pub version: String,
     /// Whether this machine is connected to the control plane; when it is not, the netmap may be
@@ -72,6 +74,7 @@ impl View {
             suffix: settings.suffix.as_deref().map(plain),
             peers: None,
             self_ips: Vec::new(),
+            self_name: String::new(),
             version: String::new(),
             online: true,
             detail: if direct {
@@ -176,6 +179,7 @@ impl View {
             .or((!theirs.is_empty()).then_some(theirs));
         self.online = status.me.online;
         self.self_ips = status.me.ips;
+        self.self_name = plain(&status.me.dns_name);
         self.version = status.version;
         self.backend_state = status.backend_state;
     }
@@ -186,6 +190,7 @@ impl View {
         self.peers.clone_from(&before.peers);
         self.suffix.clone_from(&before.suffix);
         self.self_ips.clone_from(&before.self_ips);
+        self.self_name.clone_from(&before.self_name);
         self.version.clone_from(&before.version);
     }
 }
