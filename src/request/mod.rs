@@ -6,7 +6,7 @@
 //! log, a metric or an error text.
 
 pub mod accept;
-mod again;
+pub mod again;
 mod attempt;
 mod call;
 mod connect;
