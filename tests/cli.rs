@@ -22,7 +22,10 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// What a container has between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(10);
 
-const COMMANDS: [&str; 6] = ["run", "check", "explain", "status", "health", "demo"];
+const COMMANDS: [&str; 11] = [
+    "run", "check", "explain", "status", "pin", "unpin", "drain", "undrain", "reload", "health",
+    "demo",
+];
 const VARIABLES: [&str; 7] = [
     "ACTIVE_BACKEND",
     "SWITCH_DATE",
