@@ -14,8 +14,8 @@ use super::Admin;
 use crate::config::snapshot::DialWay;
 use crate::words::verdict::Tunnel;
 
-/// Somebody may lower them at any time.
-const BETWEEN: Duration = Duration::from_mins(1);
+/// Somebody may lower them at any time, and until that is known, who reads is not asked about.
+const BETWEEN: Duration = Duration::from_secs(10);
 /// While it is not known.
 const SOON: Duration = Duration::from_secs(2);
 

@@ -43,6 +43,8 @@ pub(crate) struct Routing {
     pub(crate) own_addresses: bool,
     /// Whether there is an object store on both Macs.
     pub(crate) store: bool,
+    /// `admin.tailnet`; with somebody there, the data address is on 127.0.0.2.
+    pub(crate) admins: Vec<String>,
     /// `tailnet.repair`.
     pub(crate) repair: bool,
     /// The user that tailhop runs as, instead of tailscaled's.
@@ -58,6 +60,7 @@ impl Default for Routing {
             switch_at: "2099-01-01".into(),
             own_addresses: false,
             store: false,
+            admins: Vec::new(),
             repair: true,
             user: None,
         }
@@ -189,9 +192,14 @@ impl Routing {
             switch_at,
             own_addresses,
             store,
+            admins,
             repair,
             ..
         } = self;
+        let mut data = DATA;
+        if !admins.is_empty() {
+            data.set_ip([127, 0, 0, 2].into());
+        }
         let own = |address: &str| {
             let listen = format!("listen = \"{address}\"");
             own_addresses.then_some(listen).unwrap_or_default()
@@ -201,8 +209,11 @@ impl Routing {
         format!(
             r#"
             [listen]
-            data  = "{DATA}"
+            data  = "{data}"
             admin = "{ADMIN}"
+
+            [admin]
+            tailnet = {admins:?}
 
             [tailnet]
             dial   = "{dial}"
