@@ -40,13 +40,21 @@ pub(super) fn edit(text: &str, order: &Order, scene: &Scene<'_>) -> Result<Strin
         }
         Order::Drain { backend, .. } => {
             let drain = drain(order, scene);
-            backend_table(&mut file, backend)?.insert("drain", value(drain));
+            let table = backend_table(&mut file, backend)?;
+            let blank = take_blank(table);
+            let mut drain = value(drain);
+            give_blank(&mut drain, &blank);
+            table.insert("drain", drain);
         }
         Order::Undrain { backend } => {
-            let removed = backend_table(&mut file, backend)?.remove("drain");
-            removed.ok_or_else(|| {
+            let table = backend_table(&mut file, backend)?;
+            let blank = take_blank(table);
+            table.remove("drain").ok_or_else(|| {
                 Wrong::new(format!("{backend} is not drained"), "see `tailhop status`")
             })?;
+            if let Some((_, last)) = table.iter_mut().last() {
+                give_blank(last, &blank);
+            }
         }
     }
     Ok(file.to_string())
@@ -221,6 +229,28 @@ fn backend_table<'f>(
     table.ok_or_else(|| Wrong::new(format!("there is no backend {backend} in the file"), ""))
 }
 
+/// Takes the blank before a closing brace away from the value that it is kept with.
+fn take_blank(table: &mut dyn TableLike) -> String {
+    let last = table.iter_mut().last();
+    let Some(last) = last.and_then(|(_, item)| item.as_value_mut()) else {
+        return String::new();
+    };
+    let kept = last.decor().suffix().and_then(|text| text.as_str());
+    let blank = kept.unwrap_or_default().to_owned();
+    // Elsewhere a comment may stand there.
+    if blank != " " {
+        return String::new();
+    }
+    last.decor_mut().set_suffix("");
+    blank
+}
+
+fn give_blank(item: &mut Item, blank: &str) {
+    if let Some(value) = item.as_value_mut().filter(|_| !blank.is_empty()) {
+        value.decor_mut().set_suffix(blank);
+    }
+}
+
 /// A text that expands nothing.
 fn text(given: &str) -> Value {
     given.replace('$', "$$").into()
@@ -345,6 +375,10 @@ mod tests {
                 format!("[backends]\na = {{ {set} }}\n"),
             ),
             (
+                "[backends]\na = { host = \"h\" } # c\n",
+                format!("[backends]\na = {{ host = \"h\", {set} }} # c\n"),
+            ),
+            (
                 "[backends.a] # m\nhost = \"h\" # c\n",
                 format!("[backends.a] # m\nhost = \"h\" # c\n{set}\n"),
             ),
@@ -359,7 +393,9 @@ mod tests {
         ] {
             let drained = edited(before, &drain);
             assert_eq!(drained, after, "{before}");
-            assert!(!edited(&drained, &undrain).contains("drain"), "{before}");
+            let back = edited(&drained, &undrain);
+            let own = before.contains("drain");
+            assert!(!back.contains("drain") && (own || back == before), "{back}");
         }
         assert_eq!(edited("[backends]\na = {}\n", &undrain), "a is not drained");
         assert_eq!(
