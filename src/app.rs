@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::info;
 
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, Parts};
 use crate::config::{Report, Snapshot};
 use crate::health::prober::Prober;
 use crate::health::repair::Medic;
@@ -89,6 +89,8 @@ pub struct ControlHalf {
     admin: Arc<Admin>,
     listener: TcpListener,
     inputs: Inputs,
+    metrics: Arc<Metrics>,
+    clock: Clock,
 }
 
 impl App {
@@ -177,21 +179,24 @@ impl App {
                 .collect(),
             draining: self.draining.subscribe(),
         };
-        let admin = Arc::new(Admin {
+        let admin = Arc::new(Admin::new(Parts {
             store: Arc::clone(&store),
             tailnet: Arc::clone(&tailnet),
-            metrics,
+            metrics: Arc::clone(&metrics),
             clock,
             instance: self.instance,
             started: self.started,
             draining: self.draining.subscribe(),
-        });
+            inputs: inputs.clone(),
+        }));
         let control = ControlHalf {
             store,
             tailnet,
             admin,
             listener: self.admin,
             inputs,
+            metrics,
+            clock,
         };
         (data, control, self.draining)
     }
@@ -234,10 +239,10 @@ impl ControlHalf {
             tailnet,
             admin,
             inputs,
+            metrics,
+            clock,
             ..
         } = self;
-        let clock = admin.clock;
-        let metrics = Arc::clone(&admin.metrics);
         let prober = Prober {
             store: Arc::clone(&store),
             tailnet: Arc::clone(&tailnet),
@@ -245,7 +250,10 @@ impl ControlHalf {
             clock,
         };
         let mut parts = JoinSet::new();
-        parts.spawn(admin::serve(admin, listener));
+        parts.spawn(admin::serve(Arc::clone(&admin), listener));
+        parts.spawn(admin::shields::watch(Arc::clone(&admin)));
+        parts.spawn(admin::changes::watch(admin));
+        parts.spawn(reload_on_hangup(inputs.clone(), Arc::clone(&store)));
         parts.spawn(Arc::clone(&tailnet).watch());
         let medic = Medic {
             store: Arc::clone(&store),
@@ -258,7 +266,6 @@ impl ControlHalf {
         parts.spawn(medic.clone().run());
         parts.spawn(restart::watch(medic.clone()));
         parts.spawn(thaw::watch(medic));
-        parts.spawn(admin::changes::watch(Arc::clone(&store), metrics, clock));
         parts.spawn(retune(Arc::clone(&store), tailnet));
         parts.spawn(inputs.follow(store));
         // None of them ever ends; if one does, the instance must not go on half alive.
@@ -266,6 +273,19 @@ impl ControlHalf {
         Err(io::Error::other(format!(
             "a part of the control thread ended: {ended:?}"
         )))
+    }
+}
+
+/// Looks at the files on each SIGHUP; what came of it, the store logs.
+async fn reload_on_hangup(inputs: Inputs, store: Arc<Store>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else {
+        // The files are watched in any case.
+        return std::future::pending().await;
+    };
+    while hangups.recv().await.is_some() {
+        info!("SIGHUP: looking at the configuration");
+        let _ = inputs.now(&store);
     }
 }
 

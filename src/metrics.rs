@@ -106,6 +106,8 @@ families!(
         hedges: IntCounterVec("tailhop_hedges_total", "Cheap reads that were not answered at once and went to the next backend.", &["service"]),
 
         switches: IntCounterVec("tailhop_switches_total", "Changes of the active backend, by cause.", &["service", "cause"]),
+        serving_changes: IntCounterVec("tailhop_serving_changes_total", "Changes of the backends that answer, by cause.", &["service", "cause"]),
+        admin_refused: IntCounterVec("tailhop_admin_refused_total", "Requests that the admin address refused, by reason.", &["reason"]),
         pin_active: IntGaugeVec("tailhop_pin_active", "1 while a pin holds.", &["service"]),
         pin_contradiction: IntGaugeVec("tailhop_pin_contradicts_schedule", "1 while a pin names another backend than the schedule.", &["service"]),
         pin_expiry: GaugeVec("tailhop_pin_expiry_timestamp_seconds", "When the pin that holds expires; 0: none holds, or it has no expiry.", &["service"]),

@@ -22,7 +22,10 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// What a container has between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(10);
 
-const COMMANDS: [&str; 6] = ["run", "check", "explain", "status", "health", "demo"];
+const COMMANDS: [&str; 11] = [
+    "run", "check", "explain", "status", "pin", "unpin", "drain", "undrain", "reload", "health",
+    "demo",
+];
 const VARIABLES: [&str; 7] = [
     "ACTIVE_BACKEND",
     "SWITCH_DATE",
@@ -419,6 +422,202 @@ fn status_health_and_explain_ask_the_running_instance() {
         explained.contains("1.        macbook-m1: active:default [up: answered]"),
         "{explained}"
     );
+}
+
+/// An order with this file and this instance.
+fn order<'a>(folder: &Folder, admin: &'a str, arguments: &[&'a str]) -> Command {
+    let mut command = tailhop(arguments.iter().copied().chain(["--admin", admin]));
+    command
+        .env("USER", "ann")
+        .arg("--config")
+        .arg(folder.file());
+    command
+}
+
+#[test]
+fn an_order_is_confirmed_by_the_running_instance_and_taken_back_without_a_trace() {
+    let mac = mac();
+    let folder = Folder::with(&two_macs(mac.port()));
+    let before = fs::read_to_string(folder.file()).unwrap();
+    let running = Running::start(tailhop(["run", "--config"]).arg(folder.file()).take());
+    let admin = running.admin.to_string();
+    let pin = ["pin", "mac-dev1", "--for", "2h", "--reason", "an update"];
+    let told = text(&ended(order(&folder, &admin, &pin), 0).stdout);
+    for words in [
+        "pin to mac-dev1 until ",
+        "by \"ann\", reason \"an update\": added",
+        "confirmed: generation 2",
+        "ollama: mac-dev1 is active (pinned by ann until ",
+    ] {
+        assert!(told.contains(words), "{words} is not in\n{told}");
+    }
+    let json = order(&folder, &admin, &["drain", "macbook-m1", "--json"]);
+    let json: Value = serde_json::from_slice(&ended(json, 0).stdout).unwrap();
+    assert_eq!(
+        (&json["result"], &json["confirmed"]),
+        (&Value::from("applied"), &Value::from(true))
+    );
+    let status = text(&ended(order(&folder, &admin, &["status"]), 0).stdout);
+    assert!(status.contains("orders   pin mac-dev1 until "), "{status}");
+    let timeline = text(&ended(order(&folder, &admin, &["explain", "--timeline"]), 0).stdout);
+    assert!(
+        timeline.contains("ollama: mac-dev1 -> macbook-m1 (default)"),
+        "{timeline}"
+    );
+    ended(order(&folder, &admin, &["undrain", "macbook-m1"]), 0);
+    ended(order(&folder, &admin, &["unpin"]), 0);
+    assert_eq!(fs::read_to_string(folder.file()).unwrap(), before);
+    let nothing = ended(order(&folder, &admin, &["unpin"]), 1);
+    assert!(text(&nothing.stderr).contains("no pin is there"));
+    let history = text(&ended(order(&folder, &admin, &["status", "--history"]), 0).stdout);
+    let pinned = "active ollama: macbook-m1 -> mac-dev1 (pin by ann): an update";
+    assert!(history.contains(pinned), "{history}");
+}
+
+#[test]
+fn an_order_that_cannot_be_carried_out_says_why_and_changes_nothing() {
+    let folder = Folder::with(&two_macs(9));
+    let before = fs::read_to_string(folder.file()).unwrap();
+    let nobody = unused().to_string();
+    let pin = |more: &[&'static str]| [&["pin", "mac-dev1", "--reason", "x"], more].concat();
+    for (arguments, code, words) in [
+        (pin(&["--for", "soon"]), 2, "write a number with its unit"),
+        (pin(&[]), 2, "a pin needs an end"),
+        (pin(&["--until", "2001-01-01"]), 1, "its end has passed"),
+        (pin(&["--until", "someday"]), 2, "write a date such as"),
+        (
+            pin(&["--for", "1h", "--services", "web"]),
+            1,
+            "\"web\" is not defined",
+        ),
+        (
+            pin(&["--for", "1h", "--base", "00000000"]),
+            1,
+            "not the one that you decided on",
+        ),
+        (
+            vec!["drain", "mac-dev"],
+            1,
+            "there is no backend \"mac-dev\"",
+        ),
+        (vec!["pin", "mac-dev1", "--for", "1h"], 2, "--reason"),
+    ] {
+        let output = ended(order(&folder, &nobody, &arguments), code);
+        let told = text(&output.stderr);
+        assert!(told.contains(words), "{arguments:?}: {told}");
+        assert_eq!(fs::read_to_string(folder.file()).unwrap(), before);
+    }
+    let half = Folder::with(&before[..before.len() / 2]);
+    let refused = ended(order(&half, &nobody, &pin(&["--for", "1h"])), 1);
+    assert!(text(&refused.stderr).contains("repair the file first"));
+    let alone = ended(order(&folder, &nobody, &pin(&["--for", "1h"])), 2);
+    assert!(text(&alone.stderr).contains("written, and no instance confirms it"));
+    ended(order(&folder, &nobody, &["unpin", "--no-wait"]), 0);
+    assert_eq!(fs::read_to_string(folder.file()).unwrap(), before);
+}
+
+#[test]
+fn where_the_file_cannot_be_written_the_edit_and_the_line_to_use_instead_are_printed() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let folder = Folder::with(&two_macs(9));
+    let before = fs::read_to_string(folder.file()).unwrap();
+    let dir = folder.file().parent().unwrap().to_owned();
+    fs::set_permissions(folder.file(), fs::Permissions::from_mode(0o444)).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o555)).unwrap();
+    let nobody = unused().to_string();
+    let pin = ["pin", "mac-dev1", "--for", "1h", "--reason", "x"];
+    let mut command = order(&folder, &nobody, &pin);
+    command.env("K_SERVICE", "evidence").current_dir("/");
+    if rustix::process::getuid().is_root() {
+        // Root may write everything.
+        command.uid(65534);
+    }
+    let output = ended(command, 1);
+    let told = text(&output.stdout);
+    for words in [
+        "+[[pin]]\n+to = \"mac-dev1\"\n",
+        "gcloud run services update evidence --update-env-vars=ACTIVE_BACKEND=mac-dev1",
+    ] {
+        assert!(told.contains(words), "{words} is not in\n{told}");
+    }
+    assert!(text(&output.stderr).contains("the file cannot be written here"));
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(fs::read_to_string(folder.file()).unwrap(), before);
+}
+
+#[test]
+fn of_many_orders_at_once_none_is_lost_without_a_word() {
+    let folder = Folder::with(&two_macs(9));
+    let nobody = unused().to_string();
+    let reasons: Vec<_> = (0..12).map(|turn| format!("turn-{turn}")).collect();
+    let running: Vec<_> = reasons
+        .iter()
+        .map(|reason| {
+            let backend = ["macbook-m1", "mac-dev1"][reason.len() % 2];
+            let drain = ["drain", backend, "--no-wait", "--reason", reason];
+            let mut command = order(&folder, &nobody, &drain);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.spawn().unwrap()
+        })
+        .collect();
+    let (mut done, mut refused) = (0, 0);
+    for child in running {
+        let output = child.wait_with_output().unwrap();
+        if output.status.success() {
+            done += 1;
+        } else {
+            let told = text(&output.stderr);
+            assert!(told.contains("meanwhile: "), "{told}");
+            refused += 1;
+        }
+    }
+    assert!(
+        done >= 1 && done + refused == reasons.len(),
+        "{done} {refused}"
+    );
+    ended(tailhop(["check"]).arg(folder.file()).take(), 0);
+    let left = fs::read_dir(folder.file().parent().unwrap())
+        .unwrap()
+        .count();
+    assert_eq!(left, 1, "nothing is left beside the file");
+}
+
+#[test]
+fn reload_needs_a_token_and_tells_what_is_different_and_sighup_does_the_same() {
+    let folder = Folder::with(&two_macs(9));
+    let mut command = tailhop(["run", "--watch", "poll", "--config"]);
+    command
+        .arg(folder.file())
+        .env("ADMIN_API_KEY", "canary-0123456789");
+    let running = Running::start(command);
+    let admin = running.admin.to_string();
+    let reload = |key: &str, code| {
+        let mut command = order(&folder, &admin, &["reload"]);
+        if !key.is_empty() {
+            command.env("ADMIN_API_KEY", key);
+        }
+        ended(command, code)
+    };
+    assert!(text(&reload("", 2).stderr).contains("401 present a token"));
+    assert!(text(&reload("wrong", 2).stderr).contains("401 this token is none of ours"));
+    let told = text(&reload("canary-0123456789", 0).stdout);
+    assert_eq!(told, "unchanged: generation 1\n");
+    let mut file = fs::read_to_string(folder.file()).unwrap();
+    file = file.replacen("[services]", "[timeouts]\nwait = \"9s\"\n[services]", 1);
+    fs::write(folder.file(), &file).unwrap();
+    let told = text(&reload("canary-0123456789", 0).stdout);
+    assert!(told.contains("wait 15s -> 9s"), "{told}");
+    assert!(told.ends_with("applied: generation 2\n"), "{told}");
+    fs::write(folder.file(), file.clone() + "\nnonsense = 1\n").unwrap();
+    let told = text(&reload("canary-0123456789", 1).stderr);
+    assert!(
+        told.contains("E011") && told.contains("generation 2 stays in use"),
+        "{told}"
+    );
+    fs::write(folder.file(), file.replace("9s", "8s")).unwrap();
+    kill_process(Pid::from_child(&running.child.0), Signal::HUP).unwrap();
+    running.until_said("wait 9s -> 8s");
 }
 
 #[test]

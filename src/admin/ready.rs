@@ -1,13 +1,11 @@
 //! `/ready` and `/health`: may traffic come, and is all well.
 
-use bytes::Bytes;
-use http::{Response, StatusCode};
-use http_body_util::Full;
+use http::StatusCode;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
 use super::status::Status;
-use super::{Admin, json, reply};
+use super::{Admin, Answer, TEXT, json, reply};
 use crate::words::verdict::{Tunnel, Verdict};
 
 /// The whole answer of `/health`.
@@ -40,17 +38,17 @@ enum Grade {
 impl Admin {
     /// Once it is asked, the configuration is loaded and the data listener accepts; a sleeping
     /// Mac is no reason to send traffic elsewhere, as there is no elsewhere.
-    pub(super) fn ready(&self) -> Response<Full<Bytes>> {
+    pub(super) fn ready(&self) -> Answer {
         let (status, text) = if self.draining() {
             (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
         } else {
             (StatusCode::OK, "ready\n")
         };
-        reply(status, "text/plain; charset=utf-8", text.to_owned())
+        reply(status, TEXT, text.to_owned())
     }
 
     /// 503 only where no service can be served at all.
-    pub(super) fn health(&self) -> Response<Full<Bytes>> {
+    pub(super) fn health(&self) -> Answer {
         let status = self.status();
         let checks = checks(&status);
         let worst = checks

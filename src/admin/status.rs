@@ -7,11 +7,14 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
-use super::Admin;
+use super::history::Change;
+use super::recent::{self, Traffic};
+use super::{Admin, shields};
 use crate::config::snapshot::{BackendId, ServiceId, Snapshot};
 use crate::endpoint::live::Endpoint;
 use crate::plan::orders::{self, Active};
 use crate::plan::schedule::next_switch;
+use crate::plan::timeline::{What, timeline};
 use crate::reload::store::{Live, short};
 use crate::words::effect::Effect;
 use crate::words::verdict::Verdict;
@@ -40,6 +43,57 @@ pub struct Status {
     pub tailnet: Tailnet,
     /// By service.
     pub services: Vec<Service>,
+    /// Orders in the file, those that have ended too.
+    #[serde(default)]
+    pub orders: Vec<Order>,
+    /// Switches to come, and orders that will end, in order.
+    #[serde(default)]
+    pub timeline: Vec<Coming>,
+    /// The last changes, the latest first.
+    #[serde(default)]
+    pub history: Vec<Change>,
+}
+
+/// A pin, a drain, or `ACTIVE_BACKEND`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Order {
+    /// `pin`, `drain` or `active-backend`.
+    pub kind: String,
+    /// The backend that it is about.
+    pub backend: String,
+    /// The services that it is for; none: all.
+    pub services: Option<Vec<String>>,
+    /// When it ends; none: when it is taken back.
+    pub until: Option<String>,
+    /// The same in seconds from now, for a countdown; 0: it has ended.
+    pub seconds_left: Option<u64>,
+    /// Why.
+    pub reason: Option<String>,
+    /// Who ordered it.
+    pub by: Option<String>,
+    /// Whether it moves writes of data services.
+    pub writes: bool,
+    /// Whether it holds now.
+    pub holds: bool,
+}
+
+/// Something that will change by itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Coming {
+    /// When.
+    pub at: String,
+    /// `active`, `pin-ends` or `drain-ends`.
+    pub kind: String,
+    /// The service that it is about, if it is about one.
+    pub service: Option<String>,
+    /// Which backend was meant until then.
+    pub from: Option<String>,
+    /// Which one is from then on.
+    pub to: Option<String>,
+    /// Whether writes move, too.
+    pub writes: bool,
+    /// The whole in words.
+    pub text: String,
 }
 
 /// The configuration in use.
@@ -59,6 +113,9 @@ pub struct Config {
     pub rejected: Option<Rejected>,
     /// What is odd about it and still valid.
     pub warnings: Vec<String>,
+    /// What was different in the last one that was taken, in words.
+    #[serde(default)]
+    pub changes: Vec<String>,
 }
 
 /// Why the configuration on disk is not in use.
@@ -87,6 +144,26 @@ pub struct Tailnet {
     pub detail: String,
     /// Since when.
     pub since: String,
+    /// Whether it lets nothing in from the tailnet; none: not known.
+    #[serde(default)]
+    pub shields_up: Option<bool>,
+    /// What is the matter while it does.
+    #[serde(default)]
+    pub warning: Option<String>,
+    /// Repairs of the tunnel since the start.
+    #[serde(default)]
+    pub repairs: Vec<Repair>,
+}
+
+/// Repairs of one kind with one result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repair {
+    /// `rebind` or `break-derp-conns`.
+    pub repair: String,
+    /// What came of it.
+    pub result: String,
+    /// How many.
+    pub count: u64,
 }
 
 /// One service.
@@ -113,6 +190,12 @@ pub struct Service {
     pub contradicts_schedule: bool,
     /// By backend that offers it.
     pub backends: Vec<Backend>,
+    /// Requests that backends are working on.
+    #[serde(default)]
+    pub in_flight: i64,
+    /// How it did in the last minutes.
+    #[serde(default)]
+    pub recent: Traffic,
 }
 
 /// A backend that orders or schedule name.
@@ -177,7 +260,7 @@ impl Admin {
         let services: Vec<_> = live
             .snapshot
             .service_ids()
-            .map(|id| view.service(id))
+            .map(|id| self.service(&view, id))
             .collect();
         Status {
             schema: "tailhop/status/v1".to_owned(),
@@ -189,6 +272,9 @@ impl Admin {
             config: self.config(&view),
             tailnet: self.tunnel(&view),
             services,
+            orders: view.orders(),
+            timeline: comings(&live.snapshot, view.now),
+            history: self.history.latest(),
         }
     }
 
@@ -201,10 +287,10 @@ impl Admin {
             generation: view.live.snapshot.generation,
             stand_in: origin.stand_in,
             applied_at: view.show(reloads.applied_at),
-            rejected: reloads.rejected.map(|rejection| Rejected {
+            rejected: reloads.rejected.as_ref().map(|rejection| Rejected {
                 at: view.show(rejection.at),
                 count: rejection.count,
-                text: rejection.text,
+                text: rejection.text.clone(),
             }),
             warnings: view
                 .live
@@ -213,6 +299,10 @@ impl Admin {
                 .iter()
                 .map(|w| w.message.clone())
                 .collect(),
+            changes: reloads
+                .applied
+                .back()
+                .map_or(Vec::new(), |last| last.changes.clone()),
         }
     }
 
@@ -225,6 +315,32 @@ impl Admin {
             suffix: seen.suffix.clone(),
             detail: seen.detail.clone(),
             since: view.show(seen.since),
+            shields_up: self.shields.up(),
+            warning: (self.shields.up() == Some(false)
+                && view.live.snapshot.admin.tailnet.is_empty())
+            .then(|| shields::WARNING.to_owned()),
+            repairs: self.repairs(),
+        }
+    }
+
+    pub(super) fn repairs(&self) -> Vec<Repair> {
+        let mut repairs: Vec<_> = recent::counted(&self.metrics.repairs)
+            .map(|(labels, count)| Repair {
+                repair: labels.get("repair").cloned().unwrap_or_default(),
+                result: labels.get("result").cloned().unwrap_or_default(),
+                count,
+            })
+            .collect();
+        repairs
+            .sort_by(|one, other| (&one.repair, &one.result).cmp(&(&other.repair, &other.result)));
+        repairs
+    }
+
+    fn service(&self, view: &View<'_>, id: ServiceId) -> Service {
+        let name = view.live.snapshot.service(id).name.as_str();
+        Service {
+            recent: self.recent.traffic(&self.metrics, name),
+            ..view.service(id)
         }
     }
 }
@@ -262,6 +378,53 @@ impl View<'_> {
             backends: (service.backends.iter().zip(endpoints))
                 .map(|(backend, endpoint)| self.backend(*backend, endpoint))
                 .collect(),
+            in_flight: endpoints.iter().map(|e| e.handles.in_flight.get()).sum(),
+            recent: Traffic::default(),
+        }
+    }
+
+    /// `ACTIVE_BACKEND` first, as it beats the others.
+    fn orders(&self) -> Vec<Order> {
+        let snapshot = &self.live.snapshot;
+        let name = |id: BackendId| snapshot.backend(id).name.to_string();
+        let emergency = snapshot.active_backend.map(|id| Order {
+            kind: "active-backend".to_owned(),
+            writes: true,
+            ..self.order("active-backend", name(id), None)
+        });
+        let pins = snapshot.pins.iter().map(|pin| {
+            let named = |id: &ServiceId| snapshot.service(*id).name.to_string();
+            Order {
+                services: (pin.services.as_ref()).map(|ids| ids.iter().map(named).collect()),
+                reason: pin.reason.clone(),
+                by: pin.by.clone(),
+                writes: pin.writes,
+                ..self.order("pin", name(pin.to), pin.until)
+            }
+        });
+        let drains = snapshot.backends.iter().filter_map(|backend| {
+            let drain = backend.drain.as_ref()?;
+            Some(Order {
+                reason: drain.reason.clone(),
+                by: drain.by.clone(),
+                ..self.order("drain", backend.name.to_string(), drain.until)
+            })
+        });
+        emergency.into_iter().chain(pins).chain(drains).collect()
+    }
+
+    fn order(&self, kind: &str, backend: String, until: Option<Timestamp>) -> Order {
+        let left = until.map(|until| until.duration_since(self.now).as_secs());
+        Order {
+            kind: kind.to_owned(),
+            backend,
+            services: None,
+            until: until.map(|until| self.show(until)),
+            seconds_left: left.map(|left| u64::try_from(left).unwrap_or(0)),
+            reason: None,
+            by: None,
+            writes: false,
+            holds: until.is_none_or(|until| self.now < until),
         }
     }
 
@@ -294,6 +457,56 @@ impl View<'_> {
     fn show(&self, at: Timestamp) -> String {
         show_time(&self.live.snapshot, at)
     }
+}
+
+/// What comes, in words.
+pub fn comings(snapshot: &Snapshot, now: Timestamp) -> Vec<Coming> {
+    let name = |id: BackendId| snapshot.backend(id).name.to_string();
+    let coming = timeline(snapshot, now).into_iter().map(|one| {
+        let nothing = Coming {
+            at: show_time(snapshot, one.at),
+            kind: String::new(),
+            service: None,
+            from: None,
+            to: None,
+            writes: false,
+            text: String::new(),
+        };
+        match one.what {
+            What::Active {
+                service,
+                from,
+                to,
+                writes,
+            } => {
+                let service = snapshot.service(service).name.to_string();
+                let (from, to, why) = (name(from), name(to.backend), to.why.as_str());
+                let moved = if writes { "" } else { ", writes stay" };
+                Coming {
+                    kind: "active".to_owned(),
+                    text: format!("{service}: {from} -> {to} ({why}{moved})"),
+                    service: Some(service),
+                    from: Some(from),
+                    to: Some(to),
+                    writes,
+                    ..nothing
+                }
+            }
+            What::PinEnds(to) => Coming {
+                kind: "pin-ends".to_owned(),
+                text: format!("the pin to {} ends, and it stays active", name(to)),
+                to: Some(name(to)),
+                ..nothing
+            },
+            What::DrainEnds(to) => Coming {
+                kind: "drain-ends".to_owned(),
+                text: format!("{} takes work again", name(to)),
+                to: Some(name(to)),
+                ..nothing
+            },
+        }
+    });
+    coming.collect()
 }
 
 /// An instant in the schedule's zone, to the second.

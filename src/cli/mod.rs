@@ -8,10 +8,16 @@
 mod ask;
 mod check;
 mod demo;
+mod drain;
 mod explain;
 mod health;
+mod order;
+mod pin;
+mod reload;
 mod run;
 mod status;
+mod undrain;
+mod unpin;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -21,7 +27,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Environment, load, read};
+use crate::config::{Environment, Snapshot, load, read};
+use crate::words::secret::Secret;
 
 /// `run`: the configuration is invalid (`EX_CONFIG` of sysexits).
 const INVALID_CONFIG: u8 = 78;
@@ -65,6 +72,29 @@ enum Command {
         after_help = "Example:\n  tailhop status --json | jq .services[].active.backend\n\nExit: 0 answered, 2 no instance answers."
     )]
     Status(status::StatusArgs),
+    /// Make a backend active for a while, whatever the schedule says: edits the file.
+    #[command(
+        after_help = "Example:\n  tailhop pin mac-dev1 --for 2h --reason 'macbook-m1 gets an update'\n\nExit: 0 the instance confirms it, 1 refused, or the file cannot be written (then the edit is printed), 2 wrong usage, or no instance confirms it."
+    )]
+    Pin(pin::Pin),
+    /// Take a pin back: the schedule holds again.
+    #[command(
+        after_help = "Example:\n  tailhop unpin --services ollama\n\nExit: as of `tailhop pin`."
+    )]
+    Unpin(unpin::Unpin),
+    /// Send no new work to a backend; what it works on it finishes.
+    #[command(
+        after_help = "Example:\n  tailhop drain macbook-m1 --for 30m --reason reboot\n\nExit: as of `tailhop pin`."
+    )]
+    Drain(drain::Drain),
+    /// Send work to a backend again.
+    #[command(after_help = "Example:\n  tailhop undrain macbook-m1\n\nExit: as of `tailhop pin`.")]
+    Undrain(undrain::Undrain),
+    /// Make the running instance look at its file now, and say what is different.
+    #[command(
+        after_help = "Example:\n  tailhop reload\n\nIt presents TAILHOP_TOKEN, else ADMIN_API_KEY, else the token of the configuration.\n\nExit: 0 taken or unchanged, 1 the file has problems, 2 could not ask."
+    )]
+    Reload(reload::Reload),
     /// Probe the running instance, for HEALTHCHECK: liveness, or with --ready readiness.
     #[command(
         after_help = "Example:\n  HEALTHCHECK CMD [\"tailhop\", \"health\"]\n\nExit: 0 yes, 1 no."
@@ -103,6 +133,11 @@ pub fn main() -> ExitCode {
         Command::Check(check) => check.run(),
         Command::Explain(explain) => explain.run(),
         Command::Status(status) => status.run(),
+        Command::Pin(pin) => pin.run(),
+        Command::Unpin(unpin) => unpin.run(),
+        Command::Drain(drain) => drain.run(),
+        Command::Undrain(undrain) => undrain.run(),
+        Command::Reload(reload) => reload.run(),
         Command::Health(health) => health.run(),
         Command::Demo(demo) => demo.run(),
     };
@@ -128,12 +163,36 @@ fn path_of(argument: Option<&Path>, variable: Option<OsString>) -> PathBuf {
 }
 
 impl AdminArg {
+    fn snapshot(&self) -> Option<Snapshot> {
+        let source = read(&self.config.path()).ok()?;
+        load(&source, &Environment::from_process()).ok()
+    }
+
+    /// The token to present: of the environment, else of the configuration.
+    fn token(&self) -> Option<Secret> {
+        let variable = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
+        let given = variable("TAILHOP_TOKEN").or_else(|| variable("ADMIN_API_KEY"));
+        let configured = || {
+            let tokens = self.snapshot()?.admin.tokens;
+            let widest = tokens.into_iter().max_by_key(|token| token.scope)?;
+            Some(widest.secret)
+        };
+        given
+            .map(|text| Secret::new(text.trim()))
+            .or_else(configured)
+    }
+
     /// The address to ask: as given, as configured, or the default.
     fn address(&self) -> SocketAddr {
         let configured = || {
-            let source = read(&self.config.path()).ok()?;
-            let snapshot = load(&source, &Environment::from_process()).ok()?;
-            Some(snapshot.listen.admin)
+            let address = self.snapshot()?.listen.admin;
+            // Everywhere is nowhere to connect to.
+            let here = address.ip().is_unspecified();
+            Some(if here {
+                SocketAddr::from(([127, 0, 0, 1], address.port()))
+            } else {
+                address
+            })
         };
         self.admin.or_else(configured).unwrap_or_else(|| {
             ADMIN

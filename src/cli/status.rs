@@ -1,11 +1,17 @@
 //! `tailhop status`.
 
 use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::time::Duration;
 
 use clap::Args;
+use tokio::time::sleep;
 
-use super::{AdminArg, COULD_NOT_ASK, ask, block_on, say};
+use super::{AdminArg, COULD_NOT_ASK, ask, block_on, json, say};
 use crate::admin::status::{Service, Status};
+
+/// Between two looks of `--watch`.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Arguments of `status`.
 #[derive(Args)]
@@ -15,16 +21,42 @@ pub(super) struct StatusArgs {
     /// Print what the instance answers, as JSON.
     #[arg(long)]
     json: bool,
+    /// Print the last changes of who is active and who serves, the latest first.
+    #[arg(long)]
+    history: bool,
+    /// Print it again whenever it is different, until Ctrl-C.
+    #[arg(long)]
+    watch: bool,
 }
 
 impl StatusArgs {
     pub(super) fn run(self) -> u8 {
-        let answer = block_on(ask::get(self.admin.address(), "/status"));
-        match answer.and_then(|(_, text)| self.show(&text)) {
-            Ok(text) => {
-                say(&text);
-                0
+        let address = self.admin.address();
+        let token = self.admin.token();
+        let asked = block_on(async {
+            let mut shown = None;
+            loop {
+                let (code, text) = ask::get_with(address, "/status", token.as_ref()).await?;
+                if !code.is_success() {
+                    return Err(format!("{} {}", code.as_u16(), text.trim_end()));
+                }
+                let status = parsed(&text)?;
+                let text = self.show(&status, &text);
+                if !self.watch {
+                    say(&text);
+                    return Ok(());
+                }
+                // The time alone is no news.
+                let news = text.replace(&status.time, "");
+                if shown.as_ref() != Some(&news) {
+                    say(&(clear() + &text));
+                    shown = Some(news);
+                }
+                sleep(LOOK).await;
             }
+        });
+        match asked {
+            Ok(()) => 0,
             Err(error) => {
                 eprintln!("error: {error}");
                 eprintln!("help: start one with `tailhop run`, or name its address with --admin");
@@ -33,14 +65,40 @@ impl StatusArgs {
         }
     }
 
-    fn show(&self, text: &str) -> Result<String, String> {
-        if self.json {
-            return Ok(text.to_owned());
+    fn show(&self, status: &Status, text: &str) -> String {
+        match (self.json, self.history) {
+            (true, true) => json(&status.history),
+            (true, false) => text.to_owned(),
+            (false, true) => history(status),
+            (false, false) => render(status),
         }
-        let status: Status = serde_json::from_str(text)
-            .map_err(|error| format!("the instance speaks another version: {error}"))?;
-        Ok(render(&status))
     }
+}
+
+fn parsed(text: &str) -> Result<Status, String> {
+    serde_json::from_str(text)
+        .map_err(|error| format!("the instance speaks another version: {error}"))
+}
+
+/// Makes room on a terminal.
+fn clear() -> String {
+    let terminal = std::io::stdout().is_terminal();
+    if terminal { "\x1b[H\x1b[2J" } else { "" }.to_owned()
+}
+
+fn history(status: &Status) -> String {
+    if status.history.is_empty() {
+        return format!(
+            "nothing has changed since the start at {}\n",
+            status.started
+        );
+    }
+    let mut text = String::new();
+    for change in &status.history {
+        // Writing into a String cannot fail.
+        let _ = writeln!(text, "{}  {}", change.time, change.text);
+    }
+    text
 }
 
 /// For people: one sentence a service first, then the details.
@@ -49,7 +107,32 @@ fn render(status: &Status) -> String {
     for service in &status.services {
         text += &render_service(service);
     }
-    text + &footer(status)
+    text + &orders(status) + &footer(status)
+}
+
+fn orders(status: &Status) -> String {
+    let held = status.orders.iter().filter(|order| order.holds);
+    let lines = held.map(|order| {
+        let mut line = format!("{} {}", order.kind, order.backend);
+        for (word, text) in [
+            ("for", order.services.as_ref().map(|all| all.join(", "))),
+            ("until", order.until.clone()),
+            ("by", order.by.clone()),
+            ("because", order.reason.clone()),
+        ] {
+            line += &text.map_or(String::new(), |text| format!(" {word} {text}"));
+        }
+        line + "\n"
+    });
+    let lines: String = lines.collect();
+    if lines.is_empty() {
+        lines
+    } else {
+        format!(
+            "\norders   {}",
+            lines.replace('\n', "\n         ").trim_end()
+        ) + "\n"
+    }
 }
 
 fn render_service(service: &Service) -> String {
@@ -111,6 +194,9 @@ fn footer(status: &Status) -> String {
         tailnet.suffix.as_deref().unwrap_or("-"),
         tailnet.detail
     );
+    if let Some(warning) = &tailnet.warning {
+        let _ = writeln!(text, "         WARNING: {warning}");
+    }
     text + &format!(
         "instance {} tailhop {} {}\n",
         status.instance, status.version, status.time

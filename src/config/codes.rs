@@ -60,6 +60,8 @@ pub(super) const PLAIN_SECRET: Code = code("E027", "value");
 pub(super) const SECRET: Code = code("E028", "io");
 pub(super) const CA: Code = code("E029", "io");
 pub(super) const TWO_SERVICES: Code = code("E030", "reference");
+pub(super) const OPEN_TO_TAILNET: Code = code("E040", "value");
+pub(super) const ADMIN_FUNCTIONS: Code = code("E041", "environment");
 
 pub(super) const OPEN_DATA: Code = code("W001", "value");
 pub(super) const NEVER_FIRES: Code = code("W002", "value");
@@ -71,6 +73,7 @@ pub(super) const NOT_OFFERED: Code = absence("W007", "reference");
 pub(super) const ALL_DRAINED: Code = absence("W008", "value");
 pub(super) const IN_THE_CLEAR: Code = code("W009", "value");
 pub(super) const NO_SERVICE: Code = absence("W010", "reference");
+pub(super) const SHORT_TOKEN: Code = code("W020", "value");
 
 impl Code {
     /// Whether it stops the configuration from being used.

@@ -6,8 +6,8 @@ use std::fmt::Display;
 
 use super::moment::show;
 use super::snapshot::{
-    Backend, DialWay, Drain, Fallback, HostHeader, Network, Pin, Route, Schedule, Service,
-    ServiceId, Snapshot, Switch, Timeouts, Url,
+    Backend, DialWay, Drain, Fallback, HostHeader, Network, Pin, Route, Schedule, Scope, Service,
+    ServiceId, Snapshot, Switch, Timeouts, Token, Url,
 };
 use crate::words::units::show_duration;
 
@@ -15,6 +15,7 @@ use crate::words::units::show_duration;
 pub fn changes(old: &Snapshot, new: &Snapshot) -> Vec<String> {
     let mut changes = Changes(Vec::new());
     listen(old, new, &mut changes);
+    admin(old, new, &mut changes);
     tailnet(old, new, &mut changes);
     backends(old, new, &mut changes);
     services(old, new, &mut changes);
@@ -90,6 +91,35 @@ fn listen(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
         _ => return,
     };
     changes.say(format!("listen.token: {what}"));
+}
+
+/// Who may ask; of tokens only their names and that they are others.
+fn admin(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
+    let shown = |list: &[String]| match list {
+        [] => "nobody".to_owned(),
+        list => list.join(", "),
+    };
+    let (old, new) = (&old.admin, &new.admin);
+    let [was, is] = [old, new].map(|admin| shown(&admin.tailnet));
+    changes.value("admin", "tailnet", &was, &is);
+    let [was, is] = [old, new].map(|admin| admin.hosts.join(", "));
+    changes.value("admin", "hosts", &was, &is);
+    let name = |token: &Token| token.name.clone();
+    changes.each(&old.tokens, &new.tokens, name, |changes, seen| match seen {
+        Seen::Gone(token) => changes.say(format!("admin token {}: removed", token.name)),
+        Seen::Added(token) => {
+            let scope = token.scope.as_str();
+            changes.say(format!("admin token {}: added, scope {scope}", token.name));
+        }
+        Seen::Both(before, token) => {
+            let subject = format!("admin token {}", token.name);
+            let [was, is] = [before.scope, token.scope].map(Scope::as_str);
+            changes.value(&subject, "scope", &was, &is);
+            if before.secret != token.secret {
+                changes.say(format!("{subject}: another one"));
+            }
+        }
+    });
 }
 
 fn tailnet(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {

@@ -1,4 +1,4 @@
-//! The environment: four variables that overlay the file, and `${VAR}` inside its strings.
+//! The environment: six variables that overlay the file, and `${VAR}` inside its strings.
 //!
 //! Owns the only place where configuration reads the process environment. Must not change it and
 //! never shows values it was not asked for: `Debug` prints names only. Empty counts as unset, as
@@ -15,6 +15,10 @@ pub(super) const TAILNET_NAME: &str = "TAILNET_NAME";
 pub(super) const SWITCH_DATE: &str = "SWITCH_DATE";
 /// The emergency order.
 pub(super) const ACTIVE_BACKEND: &str = "ACTIVE_BACKEND";
+/// A token of the admin listener that may give orders.
+pub(super) const ADMIN_API_KEY: &str = "ADMIN_API_KEY";
+/// Whether the admin listener takes orders at all.
+pub(super) const ADMIN_FUNCTIONS_ENABLED: &str = "ADMIN_FUNCTIONS_ENABLED";
 /// Cloud Run sets it: its request timeout is near.
 pub(super) const K_SERVICE: &str = "K_SERVICE";
 

@@ -27,7 +27,23 @@ pub use problem::{Place, Problem, Report, Severity};
 pub use snapshot::Snapshot;
 pub use source::{Source, read};
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use problem::Problems;
+
+/// The instant that `text` names, as the file would have it: with its offset, or in `zone`.
+///
+/// # Errors
+/// What is wrong with it and what to write, for people.
+pub fn instant(text: &str, zone: &TimeZone) -> Result<Timestamp, String> {
+    let moment = moment::Moment::parse(text).ok_or(
+        "write a date such as 2025-02-17, or a time such as 2025-02-17T09:00:00+09:00".to_owned(),
+    )?;
+    moment.instant(zone).map_err(|ambiguous| {
+        let (message, help) = ambiguous.message_and_help(text);
+        format!("{message}; {help}")
+    })
+}
 
 /// The configuration that `source` and `env` make together.
 ///

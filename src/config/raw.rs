@@ -18,7 +18,7 @@ use toml::de::DeTable;
 use super::env::Environment;
 use super::moment::Moment;
 use super::problem::Problems;
-use super::snapshot::{DialWay, Fallback, Network};
+use super::snapshot::{DialWay, Fallback, Network, Scope};
 use super::source::Source;
 use crate::words::effect::Effect;
 use crate::words::names::Kind;
@@ -89,6 +89,24 @@ pub(super) const ROOT: &[Row] = &[
             row("data", Shape::Address),
             row("admin", Shape::Address),
             row("token", Shape::Secret),
+        ]),
+    ),
+    row(
+        "admin",
+        Shape::Table(&[
+            row("tailnet", Shape::Texts),
+            row("token", Shape::Secret),
+            row(
+                "tokens",
+                Shape::Named(&[
+                    need("secret", Shape::Secret),
+                    row(
+                        "scope",
+                        Shape::Word(|| Scope::WORDS.map(|(word, _)| word).to_vec()),
+                    ),
+                ]),
+            ),
+            row("hosts", Shape::Texts),
         ]),
     ),
     row(

@@ -39,6 +39,8 @@ pub struct Snapshot {
     pub listen: Listen,
     /// What a client of any data listener has to present, if anything.
     pub token: Option<Secret>,
+    /// Who may ask the admin listener for what.
+    pub admin: Admin,
     /// How to reach the tailnet.
     pub tailnet: Tailnet,
     /// Machines, in the order of the file.
@@ -78,6 +80,40 @@ pub struct Listen {
     pub data: SocketAddr,
     /// Metrics, health and status.
     pub admin: SocketAddr,
+}
+
+/// Who may ask the admin listener for what.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Admin {
+    /// Who of the tailnet may read and give orders: login names, or tags with `tag:`.
+    pub tailnet: Vec<String>,
+    /// Bearer tokens.
+    pub tokens: Vec<Token>,
+    /// Names that a request's Host may have, besides addresses, `localhost` and this machine's
+    /// name in the tailnet. In small letters.
+    pub hosts: Vec<String>,
+    /// `ADMIN_FUNCTIONS_ENABLED`: whether orders are taken at all.
+    pub functions: bool,
+}
+
+/// A bearer token of the admin listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// Who presents it, in outputs.
+    pub name: String,
+    /// What is presented.
+    pub secret: Secret,
+    /// What it is good for.
+    pub scope: Scope,
+}
+
+/// What somebody may do at the admin listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// Read everything that is shown.
+    Read,
+    /// Give orders too, and reload.
+    Orders,
 }
 
 /// How to reach the tailnet.
@@ -311,6 +347,7 @@ impl Snapshot {
     pub fn is_as(&self, other: &Self) -> bool {
         self.origin == other.origin
             && self.token == other.token
+            && self.admin == other.admin
             && self.backends == other.backends
             && self.files == other.files
     }
@@ -318,6 +355,19 @@ impl Snapshot {
     /// The ids of all services.
     pub fn service_ids(&self) -> impl Iterator<Item = ServiceId> + use<> {
         (0..self.services.len()).map(ServiceId)
+    }
+}
+
+impl Scope {
+    /// Every scope, with the word for it in `routing.toml`.
+    pub const WORDS: [(&'static str, Self); 2] = [("read", Self::Read), ("orders", Self::Orders)];
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Orders => "orders",
+        }
     }
 }
 

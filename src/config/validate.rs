@@ -5,6 +5,7 @@
 //! its parts are whole; whether it may be used, the caller decides by the errors reported.
 
 mod addresses;
+mod admin;
 mod backends;
 mod effects;
 mod orders;
@@ -62,6 +63,8 @@ pub(super) fn snapshot(
     scope.services = services::read(&scope, problems);
     tailnet.dial = addresses::dial_needed(&scope, tailnet.dial);
     addresses::clashes(&scope, listen, &tailnet, problems);
+    let admin = admin::read(&scope, problems);
+    admin::exposure(&scope, &admin, listen, problems);
     let routes = routes::read(&scope, problems);
     let active_backend = orders::active_backend(&scope, problems);
     let pins = orders::pins(&scope, problems);
@@ -76,6 +79,7 @@ pub(super) fn snapshot(
         origin,
         listen,
         token,
+        admin,
         tailnet,
         backends: scope.backends,
         services: scope.services,

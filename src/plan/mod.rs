@@ -8,6 +8,7 @@ pub mod orders;
 pub mod reason;
 pub mod route;
 pub mod schedule;
+pub mod timeline;
 
 #[cfg(test)]
 mod tests;

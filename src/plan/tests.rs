@@ -78,6 +78,7 @@ fn main_system() -> Snapshot {
             stand_in: false,
         },
         token: None,
+        admin: crate::config::snapshot::Admin::default(),
         listen: Listen {
             data: local(8484),
             admin: local(9484),

@@ -61,6 +61,14 @@ impl Inputs {
         }
     }
 
+    /// Looks at the files now, without waiting for them to hold still, and brings what they say
+    /// into `store`.
+    pub fn now(&self, store: &Store) -> Outcome {
+        let truth = self.load(read(&self.truth));
+        let copy = self.stand_in.as_ref().map(|copy| self.load(read(copy)));
+        bring(store, truth, copy)
+    }
+
     /// Watches the files for ever and brings what they say into `store`.
     pub async fn follow(self, store: Arc<Store>) {
         let paths = std::iter::once(&self.truth)
@@ -92,21 +100,43 @@ fn files(read: &Result<Snapshot, Report>) -> Vec<PathBuf> {
     }
 }
 
+/// What became of a look at the files.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// They are in use now; what is different, in words.
+    Applied(Vec<String>),
+    /// They were in use before.
+    Unchanged,
+    /// They are not taken, for these problems.
+    Rejected(Report),
+}
+
 /// What the files now say, against what is in use.
-fn bring(store: &Store, truth: Result<Snapshot, Report>, copy: Option<Result<Snapshot, Report>>) {
+fn bring(
+    store: &Store,
+    truth: Result<Snapshot, Report>,
+    copy: Option<Result<Snapshot, Report>>,
+) -> Outcome {
     let live = store.live();
     let in_use = &live.snapshot;
     match (truth, copy) {
-        (Ok(snapshot), _) if snapshot.is_as(in_use) => store.unchanged(),
-        (Ok(snapshot), _) => store.apply(snapshot),
+        (Ok(snapshot), _) if snapshot.is_as(in_use) => {
+            store.unchanged();
+            Outcome::Unchanged
+        }
+        (Ok(snapshot), _) => Outcome::Applied(store.apply(snapshot)),
         (Err(report), Some(Ok(copy))) if in_use.origin.stand_in => {
             let copy = stands_in(copy);
             if !copy.is_as(in_use) {
                 store.apply(copy);
             }
             store.reject(&report);
+            Outcome::Rejected(report)
         }
-        (Err(report), _) => store.reject(&report),
+        (Err(report), _) => {
+            store.reject(&report);
+            Outcome::Rejected(report)
+        }
     }
 }
 

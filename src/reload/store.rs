@@ -4,6 +4,7 @@
 //! both of one generation to its end. A rejected configuration changes nothing but what
 //! [`Store::reloads`] says.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -18,6 +19,9 @@ use crate::endpoint::{Endpoints, reconcile};
 use crate::metrics::Metrics;
 use crate::words::clock::Clock;
 use crate::words::verdict::Verdict;
+
+/// Configurations whose changes are remembered.
+const REMEMBERED: usize = 16;
 
 /// A snapshot and its endpoints.
 pub struct Live {
@@ -43,6 +47,21 @@ pub struct Reloads {
     pub applied_at: Timestamp,
     /// Why the one on disk is not in use; `None`: it is.
     pub rejected: Option<Rejection>,
+    /// The latest that were taken, the first of this process not among them; oldest first.
+    pub applied: VecDeque<Applied>,
+}
+
+/// A configuration that took the place of another.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// When.
+    pub at: Timestamp,
+    /// Its generation.
+    pub generation: u64,
+    /// The hash of the one before it.
+    pub before: String,
+    /// What is different, in words.
+    pub changes: Vec<String>,
 }
 
 /// A configuration that was not taken.
@@ -82,6 +101,7 @@ impl Store {
         let reloads = Reloads {
             applied_at: clock.now(),
             rejected: None,
+            applied: VecDeque::new(),
         };
         let store = Self {
             live: ArcSwap::from_pointee(Live {
@@ -112,8 +132,9 @@ impl Store {
         self.locked().clone()
     }
 
-    /// Takes `snapshot` into use. Requests that run go on with the one they began with.
-    pub fn apply(&self, mut snapshot: Snapshot) {
+    /// Takes `snapshot` into use; what is different, in words. Requests that run go on with the one
+    /// they began with.
+    pub fn apply(&self, mut snapshot: Snapshot) -> Vec<String> {
         let before = self.live();
         snapshot.generation = before.snapshot.generation + 1;
         let changes = config::changes(&before.snapshot, &snapshot);
@@ -138,12 +159,26 @@ impl Store {
             snapshot,
             endpoints,
         }));
-        *self.locked() = Reloads {
-            applied_at: self.clock.now(),
-            rejected: None,
-        };
+        self.remember(&before.snapshot, generation, changes.clone());
         self.count_applied();
         self.changes.send_replace(generation);
+        changes
+    }
+
+    fn remember(&self, before: &Snapshot, generation: u64, changes: Vec<String>) {
+        let at = self.clock.now();
+        let mut reloads = self.locked();
+        reloads.applied_at = at;
+        reloads.rejected = None;
+        if reloads.applied.len() == REMEMBERED {
+            reloads.applied.pop_front();
+        }
+        reloads.applied.push_back(Applied {
+            at,
+            generation,
+            before: before.origin.hash.clone(),
+            changes,
+        });
     }
 
     /// The configuration on disk is the one in use again.

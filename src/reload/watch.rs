@@ -228,6 +228,12 @@ impl File {
     }
 }
 
+/// Whether `path` is on a file system that other machines write to, too: instances see an edit at
+/// different times there.
+pub fn is_network(path: &Path) -> bool {
+    chain::is_network(path)
+}
+
 fn poll(path: &Path) -> Duration {
     if chain::is_network(path) {
         POLL_NETWORK

@@ -85,6 +85,63 @@ fn after_answer(kind: Kind, standing: Standing) -> Again {
     }
 }
 
+/// What is done when something fails, in words: what `again` says of the failures that people
+/// ask about. `others`: whether a candidate is left.
+pub fn tried_again(
+    changes: bool,
+    others: bool,
+) -> impl Iterator<Item = (&'static str, &'static str)> {
+    const ASKED: [(&str, Kind, Phase); 7] = [
+        ("the port refuses", Kind::Refused, Phase::Unsent),
+        ("nobody answers the dial", Kind::Silent, Phase::Unsent),
+        ("the Mac falls asleep with it", Kind::Lost, Phase::Sent),
+        (
+            "the connection breaks before an answer",
+            Kind::Broken,
+            Phase::Sent,
+        ),
+        ("no answer begins within head", Kind::HeadLate, Phase::Sent),
+        (
+            "a backend that is not active lacks the data",
+            Kind::NotThere,
+            Phase::Answering,
+        ),
+        ("the answer breaks off", Kind::Broken, Phase::Answering),
+    ];
+    let standing = Standing {
+        changes,
+        replayable: true,
+        others,
+        tried_fresh: false,
+        budget: true,
+        missing: false,
+    };
+    ASKED
+        .into_iter()
+        // What changes something never left the active backend.
+        .filter(move |(_, kind, _)| !(changes && *kind == Kind::NotThere))
+        .map(move |(when, kind, phase)| {
+            let failure = Failure {
+                kind,
+                phase,
+                detail: "".into(),
+            };
+            let then = match (again(&failure, standing), phase) {
+                (Again::Next, _) => "the next candidate",
+                (Again::Same, _) => "once more, on a fresh connection",
+                (Again::Wait, _) => "waits up to wait, then 503",
+                (Again::Stop, Phase::Sent) if changes => "never again: 504, outcome unknown",
+                (Again::Stop, Phase::Sent) => "not again: 504",
+                (Again::Stop, Phase::Answering) if kind == Kind::NotThere => {
+                    "nobody else is left: 503"
+                }
+                (Again::Stop, Phase::Answering) => "not again: the client sees it break",
+                (Again::Stop, Phase::Unsent) => "not again",
+            };
+            (when, then)
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

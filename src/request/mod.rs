@@ -7,7 +7,7 @@
 
 pub mod accept;
 mod access;
-mod again;
+pub mod again;
 mod attempt;
 mod beat;
 mod call;

@@ -129,6 +129,11 @@ impl Tailnet {
         Some((LocalApi::new(&view.settings.socket), peer))
     }
 
+    /// A client of the tailscaled of the current settings.
+    pub fn localapi(&self) -> LocalApi {
+        LocalApi::new(&self.settings.borrow().socket)
+    }
+
     /// Takes new settings. The view stays as it is, with the settings it was made with, until the
     /// first round with the new ones is over; equal settings change nothing.
     pub fn reconfigure(&self, settings: Settings) {

@@ -38,6 +38,8 @@ pub struct View {
     pub self_ips: Vec<IpAddr>,
     /// When this machine's node key expires and it leaves the tailnet; `None`: never, or not known.
     pub key_expiry: Option<Timestamp>,
+    /// This machine's full name in the tailnet, without a dot at its end; empty when not known.
+    pub self_name: String,
     /// tailscaled's version; empty when not known.
     pub version: String,
     /// Whether this machine is connected to the control plane; when it is not, the netmap may be
@@ -79,6 +81,7 @@ impl View {
             peers: None,
             self_ips: Vec::new(),
             key_expiry: None,
+            self_name: String::new(),
             version: String::new(),
             online: true,
             answers: true,
@@ -192,6 +195,7 @@ impl View {
         self.key_expiry = status.me.key_expiry;
         self.relay_down = status.health.iter().any(|text| tells_of_relay(text));
         self.self_ips = status.me.ips;
+        self.self_name = plain(&status.me.dns_name);
         self.version = status.version;
         self.backend_state = status.backend_state;
     }
@@ -203,6 +207,7 @@ impl View {
         self.suffix.clone_from(&before.suffix);
         self.self_ips.clone_from(&before.self_ips);
         self.key_expiry = before.key_expiry;
+        self.self_name.clone_from(&before.self_name);
         self.version.clone_from(&before.version);
     }
 }

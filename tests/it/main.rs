@@ -3,17 +3,20 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod admin;
+mod attacks;
 mod candidates;
 mod chaos;
 mod dial;
 mod effects;
 mod ends;
+mod explain;
 mod forward;
 mod framing;
 mod headers;
 mod limits;
 mod many;
 mod odd;
+mod orders;
 mod ports;
 mod race;
 mod reload;

@@ -35,6 +35,15 @@ pub(crate) async fn has_direct_path(socket: &Path, host: &str) -> bool {
         .is_some_and(|peer| peer["CurAddr"].as_str().is_some_and(|at| !at.is_empty()))
 }
 
+/// The login of whoever owns a machine, as the tailscaled on `socket` knows it.
+pub(crate) async fn login_of(socket: &Path, host: &str) -> Option<String> {
+    let status = ask(socket, "GET", "status").await.ok()?;
+    let peers = status["Peer"].as_object()?;
+    let peer = peers.values().find(|peer| peer["HostName"] == host)?;
+    let user = &status["User"][peer["UserID"].to_string()];
+    user["LoginName"].as_str().map(str::to_owned)
+}
+
 /// The JSON of a question to LocalAPI.
 async fn ask(socket: &Path, method: &str, path: &str) -> io::Result<serde_json::Value> {
     let mut stream = UnixStream::connect(socket).await?;

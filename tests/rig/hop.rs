@@ -43,6 +43,8 @@ pub(crate) struct Routing {
     pub(crate) own_addresses: bool,
     /// Whether there is an object store on both Macs.
     pub(crate) store: bool,
+    /// `admin.tailnet`; with somebody there, the data address is on 127.0.0.2.
+    pub(crate) admins: Vec<String>,
     /// `tailnet.repair`.
     pub(crate) repair: bool,
     /// `timeouts.head`, where it is not the default.
@@ -60,6 +62,7 @@ impl Default for Routing {
             switch_at: "2099-01-01".into(),
             own_addresses: false,
             store: false,
+            admins: Vec::new(),
             repair: true,
             head: None,
             user: None,
@@ -203,12 +206,17 @@ impl Routing {
             switch_at,
             own_addresses,
             store,
+            admins,
             repair,
             head,
             ..
         } = self;
         let head = head.map(|head| format!("[timeouts]\nhead = \"{head}\""));
         let head = head.unwrap_or_default();
+        let mut data = DATA;
+        if !admins.is_empty() {
+            data.set_ip([127, 0, 0, 2].into());
+        }
         let own = |address: &str| {
             let listen = format!("listen = \"{address}\"");
             own_addresses.then_some(listen).unwrap_or_default()
@@ -218,8 +226,11 @@ impl Routing {
         format!(
             r#"
             [listen]
-            data  = "{DATA}"
+            data  = "{data}"
             admin = "{ADMIN}"
+
+            [admin]
+            tailnet = {admins:?}
 
             [tailnet]
             dial   = "{dial}"

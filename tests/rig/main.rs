@@ -3,6 +3,7 @@
 //! See README.md beside this file for what it needs and how to run it. Every test here runs as
 //! the app would: on a thread inside the container, with tailhop on 127.0.0.1:8484.
 
+mod admin;
 mod client;
 mod dial;
 mod direct;

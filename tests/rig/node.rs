@@ -144,13 +144,33 @@ impl Node {
         command
     }
 
-    async fn log_in(&self) {
+    /// Lets nothing in from the tailnet any more, or lets it in again.
+    pub(crate) async fn shields(&self, up: bool) {
+        let mut command = self.tailscale();
+        command.arg("set").arg(format!("--shields-up={up}"));
+        let log = self.folder.join("set.log");
+        let mut set = Process::start(&self.host, &mut command, &log).expect("tailscale starts");
+        let status = set.end(Duration::from_secs(10)).await;
+        assert!(
+            status.success(),
+            "tailscale set on {}: {set}",
+            self.host.name
+        );
+    }
+
+    fn tailscale(&self) -> Command {
         let mut command = Command::new(self.binaries.join("tailscale"));
         command
             .env_clear()
             .env("HOME", self.state())
             .stdin(Stdio::null())
-            .arg(flag("--socket", &self.socket()))
+            .arg(flag("--socket", &self.socket()));
+        command
+    }
+
+    async fn log_in(&self) {
+        let mut command = self.tailscale();
+        command
             .args([
                 "up",
                 "--auth-key=rig",
@@ -159,6 +179,10 @@ impl Node {
             ])
             .arg(format!("--login-server=http://{CONTROL}"))
             .arg(format!("--hostname={}", self.host.name));
+        if self.proxy.is_some() {
+            // The container's: nobody of the tailnet has business there.
+            command.arg("--shields-up");
+        }
         let log = self.folder.join("up.log");
         let mut up = Process::start(&self.host, &mut command, &log).expect("tailscale starts");
         let status = up.end(Duration::from_secs(30)).await;

@@ -25,7 +25,10 @@ fn example(path: &str) -> &'static str {
         "tailnet.dial" => "\"socks5\"",
         "tailnet.socket" => "\"/run/x.sock\"",
         "tailnet.proxy" => "\"127.0.0.1:3\"",
-        "listen.token" => "{ env = \"SECRET\" }",
+        "listen.token" | "admin.token" | "admin.tokens.N.secret" => "{ env = \"SECRET\" }",
+        "admin.tailnet" => "[\"tag:ops\"]",
+        "admin.hosts" => "[\"tailhop.internal\"]",
+        "admin.tokens.N.scope" => "\"orders\"",
         "backends.N.host" => "\"100.64.0.7\"",
         "backends.N.url" => "\"https://other.example\"",
         "backends.N.dial" => "\"tailnet\"",
@@ -193,6 +196,12 @@ fn table_for(table: &str, key: &str, is_set: bool, set: &str) -> String {
             let to = unless("to", "to = \"macbook-m1\"");
             format!("[[schedule.switch]]\n{at}{to}{set}")
         }
+        // With the tailnet let in, the data address must not be where it is by default.
+        "admin" => format!("[listen]\ndata = \"127.0.0.2:8484\"\n[admin]\n{set}"),
+        "admin.tokens.N" if key == "scope" => {
+            format!("[{table}]\nsecret = {{ env = \"SECRET\" }}\n{set}")
+        }
+        "admin.tokens.N" if !is_set => String::new(),
         "pin" => {
             let to = unless("to", "to = \"macbook-m1\"");
             format!("[[pin]]\n{to}{set}")

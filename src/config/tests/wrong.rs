@@ -118,7 +118,6 @@ fn a_key_that_does_nothing_yet_is_unknown() {
         "include = [\"x\"]\n",
         "[services.web]\nport = 1\nrequire = {}\n",
         "[services.web]\nport = 1\ngrpc_port = 2\n",
-        "[admin]\ntailnet = []\n",
     ] {
         assert_eq!(one(&file(more), &[]).0, "E011", "{more}");
     }
@@ -425,6 +424,66 @@ fn an_open_data_address_is_a_warning_and_an_open_admin_address_an_error() {
     let (code, place, text) = one(&file("[listen]\nadmin = \"0.0.0.0:9484\"\n"), &[]);
     assert_eq!((code, place), ("E026", Some((11, 9))));
     assert!(text.contains("token"), "{text}");
+    let key = [("ADMIN_API_KEY", "0123456789abcdef")];
+    assert_eq!(
+        warnings(&good(&file("[listen]\nadmin = \"0.0.0.0:9484\"\n"), &key)),
+        []
+    );
+}
+
+#[test]
+fn who_lets_the_tailnet_in_does_not_leave_a_data_address_open_to_it() {
+    let admin = "[admin]\ntailnet = [\"u@example.com\", \"tag:ops\"]\n";
+    for (more, errors) in [
+        ("", 1),
+        ("[listen]\ndata = \"127.0.0.1:1\"\n", 1),
+        ("[listen]\ndata = \"0.0.0.0:1\"\n", 1),
+        ("[listen]\ndata = \"127.0.0.2:1\"\n", 0),
+        ("[listen]\ntoken = { env = \"T\" }\n", 0),
+        (
+            "[listen]\ndata = \"127.0.0.2:1\"\n[services.web]\nport = 1\nlisten = \"127.0.0.1:2\"\n",
+            1,
+        ),
+    ] {
+        let text = file(&format!("{admin}{more}"));
+        let found = match load_with(&text, &[("T", "0123456789abcdef")]) {
+            Ok(_) => vec![],
+            Err(report) => (report.problems.iter().filter(|one| one.is_error()))
+                .map(|problem| problem.code)
+                .collect(),
+        };
+        assert_eq!(found, vec!["E040"; errors], "{more}");
+    }
+}
+
+#[test]
+fn each_mistake_in_admin_is_told() {
+    for (more, code) in [
+        ("tailnet = [\"tag:\"]", "E014"),
+        ("tailnet = [\"*\"]", "E014"),
+        ("tailnet = [\"tagged-devices\"]", "E014"),
+        ("token = \"plain\"", "E027"),
+        ("tokens.a = { scope = \"read\" }", "E013"),
+        (
+            "tokens.a = { secret = { env = \"T\" }, scope = \"all\" }",
+            "E014",
+        ),
+        ("tokens.a = { secret = { env = \"UNSET\" } }", "E020"),
+        ("hosts = [\"http://a\"]", "E014"),
+    ] {
+        let report = bad(
+            &file(&format!("[admin]\n{more}\n")),
+            &[("T", "0123456789abcdef")],
+        );
+        assert_eq!(report.problems[0].code, code, "{more}: {report}");
+    }
+    let report = bad(&file(""), &[("ADMIN_FUNCTIONS_ENABLED", "maybe")]);
+    assert_eq!(report.problems[0].code, "E041");
+    let short = good(&file(""), &[("ADMIN_API_KEY", "guess")]);
+    assert_eq!(
+        warnings(&short),
+        [("W020", "ADMIN_API_KEY is shorter than 16 characters")]
+    );
 }
 
 #[test]

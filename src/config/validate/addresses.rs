@@ -25,18 +25,6 @@ pub(super) fn listen(root: &Table, problems: &mut Problems<'_>) -> Listen {
     if let Some(At { value, span }) = &data {
         open(root, "listen.data", *value, span, problems);
     }
-    if let Some(At { value, span }) = &admin
-        && !value.ip().is_loopback()
-    {
-        problems
-            .at(
-                codes::OPEN_ADMIN,
-                span,
-                format!("listen.admin cannot be {value}"),
-            )
-            .label("not loopback")
-            .help("it would need a token, which does not exist yet: use 127.0.0.1");
-    }
     Listen {
         data: data.map_or(defaults::LISTEN.data, |data| data.value),
         admin: admin.map_or(defaults::LISTEN.admin, |admin| admin.value),

@@ -23,6 +23,9 @@ use super::tailscaled::Tailscaled;
 use super::time::{Held, soon, until};
 use super::upstream::Upstream;
 
+/// How the admin address is named where it is asked for.
+pub(crate) const LOCAL: (&str, &str) = ("host", "127.0.0.1:9484");
+
 /// Both services on both machines, reached directly.
 pub(crate) struct Macs {
     pub(crate) ollama: [Upstream; 2],
@@ -194,7 +197,19 @@ impl App {
     /// Asks the admin listener.
     pub(crate) async fn admin(&self, method: &str, target: &str) -> Answer {
         let mut client = Client::connect(self.admin).await;
-        client.ask(method, target, &[], b"").await
+        client.ask(method, target, &[LOCAL], b"").await
+    }
+
+    /// Gives an order, as somebody with this token would.
+    pub(crate) async fn order(&self, target: &str, token: &str, body: &str) -> Answer {
+        let mut client = Client::connect(self.admin).await;
+        let bearer = format!("Bearer {token}");
+        let headers = [
+            LOCAL,
+            ("authorization", bearer.as_str()),
+            ("content-type", "application/json"),
+        ];
+        client.ask("POST", target, &headers, body.as_bytes()).await
     }
 
     pub(crate) async fn status(&self) -> Value {

@@ -44,7 +44,7 @@ impl Client {
         Self::over(soon(socket.connect(place)).await.unwrap())
     }
 
-    fn over(io: TcpStream) -> Self {
+    pub(crate) fn over(io: TcpStream) -> Self {
         io.set_nodelay(true).unwrap();
         Self {
             io,
@@ -65,7 +65,10 @@ impl Client {
         headers: &[(&str, &str)],
         body: &[u8],
     ) {
-        let mut head = format!("{method} {target} HTTP/1.1\r\nhost: app.example\r\n");
+        let mut head = format!("{method} {target} HTTP/1.1\r\n");
+        if !headers.iter().any(|(name, _)| *name == "host") {
+            head += "host: app.example\r\n";
+        }
         for (name, value) in headers {
             head += &format!("{name}: {value}\r\n");
         }

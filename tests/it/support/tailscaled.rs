@@ -60,6 +60,7 @@ struct Net {
     killed: watch::Sender<bool>,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a fault by itself")]
 struct Script {
     backend_state: String,
     own: Ipv4Addr,
@@ -71,6 +72,11 @@ struct Script {
     statuses: usize,
     pings_hang: bool,
     complaints: Vec<String>,
+    shields_up: bool,
+    /// Who is behind connections that it makes, as it answers it; none: hangs.
+    forwards: HashMap<SocketAddr, Option<String>>,
+    whois_hangs: bool,
+    whois_asked: usize,
     debug: Debug,
     relay_alive: bool,
     dialled: Vec<String>,
@@ -139,6 +145,10 @@ impl Tailscaled {
             statuses: 0,
             pings_hang: false,
             complaints: Vec::new(),
+            shields_up: true,
+            forwards: HashMap::new(),
+            whois_hangs: false,
+            whois_asked: 0,
             debug: Debug::Works,
             relay_alive: true,
             dialled: Vec::new(),
@@ -299,6 +309,27 @@ impl Tailscaled {
     /// When they were asked for.
     pub(crate) fn repair_times(&self) -> Vec<Instant> {
         self.script().repaired.iter().map(|(_, at)| *at).collect()
+    }
+
+    /// Whether it lets nothing in.
+    pub(crate) fn shields_up(&self, up: bool) {
+        self.script().shields_up = up;
+    }
+
+    /// A connection from `source` is one that it made for somebody: what `whois` says of them.
+    pub(crate) fn forwards(&self, source: SocketAddr, who: &Value) {
+        let who = Some(who.to_string());
+        self.script().forwards.insert(source, who);
+    }
+
+    /// Whether `whois` is accepted and never answered.
+    pub(crate) fn hang_whois(&self, hangs: bool) {
+        self.script().whois_hangs = hangs;
+    }
+
+    /// How often `whois` was asked.
+    pub(crate) fn whois_asked(&self) -> usize {
+        self.script().whois_asked
     }
 
     /// Takes it out of the tailnet: the name becomes unknown.
@@ -467,6 +498,21 @@ async fn localapi(mut io: impl Io, net: &Net) -> std::io::Result<()> {
             ("POST", path) if path.starts_with("/localapi/v0/debug?") => {
                 io.write_all(&net.debug(&request)).await?;
             }
+            ("GET", path) if path.starts_with("/localapi/v0/whois?") => {
+                let Some(who) = net.whois(path) else {
+                    hung_up(&mut io).await;
+                    return Ok(());
+                };
+                io.write_all(&who).await?;
+            }
+            ("GET", "/localapi/v0/prefs") => {
+                let prefs = format!(
+                    "{{\"ShieldsUp\":{}}}",
+                    net.script.lock().unwrap().shields_up
+                );
+                let head = "Content-Type: application/json\r\n";
+                io.write_all(&answer("200 OK", head, &prefs)).await?;
+            }
             _ => {
                 let text = "404 page not found\n";
                 io.write_all(&answer("404 Not Found", "", text)).await?;
@@ -477,6 +523,23 @@ async fn localapi(mut io: impl Io, net: &Net) -> std::io::Result<()> {
 }
 
 impl Net {
+    /// Who is behind the connection; `None`: no answer.
+    fn whois(&self, path: &str) -> Option<Vec<u8>> {
+        let mut script = self.script.lock().unwrap();
+        script.whois_asked += 1;
+        if script.whois_hangs {
+            return None;
+        }
+        let source = path.split("addr=").nth(1).unwrap_or_default();
+        assert!(path.contains("proto=tcp"), "a miss without it costs twice");
+        let known = source.parse().ok();
+        let who = known.and_then(|source| script.forwards.get(&source).cloned());
+        Some(match who.flatten() {
+            Some(who) => answer("200 OK", "Content-Type: application/json\r\n", &who),
+            None => answer("404 Not Found", "", "no match for IP:port\n"),
+        })
+    }
+
     /// What `accepting` brings, until it is killed.
     async fn alive<T>(&self, accepting: impl Future<Output = std::io::Result<T>>) -> Option<T> {
         let mut killed = self.killed.subscribe();
