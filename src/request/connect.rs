@@ -230,7 +230,7 @@ impl Drop for Place<'_> {
 pub(super) async fn ask_for_probes_until(call: &Call<'_>, endpoint: &Endpoint, sent: Instant) {
     let mut bound = call.head_bound(sent);
     let pause = match call.meaning.effect {
-       Effect::Inference => ASK_AFTER,
+        Effect::Inference => ASK_AFTER,
         _ => endpoint.pace.patience(ASK_SOON, ASK_AFTER),
     };
     // It has waited for a beat or two already.

@@ -356,7 +356,12 @@ fn rag_medical_assistant_answers_eighty_at_once_and_tells_its_health_in_booleans
         checks.values().all(|check| check["ok"].is_boolean()),
         "{health}"
     );
-    let metrics = upstream::ask(running.admin, "GET /metrics HTTP/1.1\r\nhost: localhost\r\n", "").2;
+    let metrics = upstream::ask(
+        running.admin,
+        "GET /metrics HTTP/1.1\r\nhost: localhost\r\n",
+        "",
+    )
+    .2;
     assert!(
         metrics.contains("tailhop_requests_total{"),
         "what the 10 % alert counts: {metrics}"
