@@ -47,6 +47,26 @@ fn every_alert_is_tested() {
 }
 
 #[test]
+fn alerts_name_only_commands_that_exist() {
+    let help = Command::new(env!("CARGO_BIN_EXE_tailhop"))
+        .arg("--help")
+        .output()
+        .unwrap();
+    let help = String::from_utf8_lossy(&help.stdout);
+    let rules = text("config/alerts.yml");
+    let named: BTreeSet<_> = (rules.split("`tailhop ").skip(1))
+        .filter_map(|rest| rest.split([' ', '`']).next())
+        .collect();
+    assert!(named.len() >= 3, "{named:?}");
+    for command in named {
+        let there = help
+            .lines()
+            .any(|line| line.split_whitespace().next() == Some(command));
+        assert!(there, "`tailhop {command}` is not in\n{help}");
+    }
+}
+
+#[test]
 fn alerts_and_dashboard_name_only_metrics_that_exist() {
     for file in ["config/alerts.yml", "config/grafana.json"] {
         let text = text(file);
