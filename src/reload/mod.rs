@@ -10,7 +10,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep};
+use tracing::info;
 
 use crate::config::{Environment, Report, Snapshot, Source, load, read};
 use store::Store;
@@ -45,6 +47,9 @@ impl Inputs {
     /// # Errors
     /// All problems of the first file if nothing is valid.
     pub async fn first(&self) -> Result<Snapshot, Report> {
+        // From here on SIGHUP does not end us; one that comes before anything is watched asks for
+        // what is done anyway.
+        drop(hangups());
         let Some(stand_in) = &self.stand_in else {
             return self.load(read(&self.truth));
         };
@@ -61,7 +66,8 @@ impl Inputs {
         }
     }
 
-    /// Watches the files for ever and brings what they say into `store`.
+    /// Watches the files for ever and brings what they say into `store`. SIGHUP asks for a look at
+    /// once; the log answers what changed, or what is wrong.
     pub async fn follow(self, store: Arc<Store>) {
         let paths = std::iter::once(&self.truth)
             .chain(&self.stand_in)
@@ -70,17 +76,31 @@ impl Inputs {
         let own = 1 + usize::from(self.stand_in.is_some());
         let mut watcher = Watcher::new(paths, self.mode, Vec::new());
         watcher = watcher.beside(own, store.live().snapshot.files.clone());
+        let mut asked = hangups();
         loop {
             // Of secrets and roots it matters only that they changed: loading reads them.
-            let mut seen = watcher.changed().await.files.into_iter().take(own);
+            let (seen, by_signal) = tokio::select! {
+                seen = watcher.changed() => (seen.files, false),
+                () = hangup(&mut asked) => (self.now(), true),
+            };
+            let mut seen = seen.into_iter().take(own);
             let Some(truth) = seen.next().map(|source| self.load(source)) else {
                 return;
             };
             let copy = seen.next().map(|source| self.load(source));
             let named = [Some(&truth), copy.as_ref()];
             watcher = watcher.beside(own, named.into_iter().flatten().flat_map(files));
-            bring(&store, truth, copy);
+            let brought = bring(&store, truth, copy);
+            if by_signal && brought == Brought::Nothing {
+                info!("SIGHUP: nothing changes, the configuration is the one in use");
+            }
         }
+    }
+
+    /// What the files hold now, settled or not: who asks for it has written them.
+    fn now(&self) -> Vec<Result<Source, Report>> {
+        let files = std::iter::once(&self.truth).chain(&self.stand_in);
+        files.map(|path| read(path)).collect()
     }
 }
 
@@ -92,12 +112,41 @@ fn files(read: &Result<Snapshot, Report>) -> Vec<PathBuf> {
     }
 }
 
+/// SIGHUP; `None` where the system gives no signals.
+fn hangups() -> Option<Signal> {
+    signal(SignalKind::hangup()).ok()
+}
+
+/// The next SIGHUP.
+async fn hangup(signals: &mut Option<Signal>) {
+    match signals {
+        Some(signals) => drop(signals.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// What became of a look at the files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Brought {
+    /// The one in use stays, as it is what they say.
+    Nothing,
+    /// Another one is in use, or was refused; the log has said which.
+    News,
+}
+
 /// What the files now say, against what is in use.
-fn bring(store: &Store, truth: Result<Snapshot, Report>, copy: Option<Result<Snapshot, Report>>) {
+fn bring(
+    store: &Store,
+    truth: Result<Snapshot, Report>,
+    copy: Option<Result<Snapshot, Report>>,
+) -> Brought {
     let live = store.live();
     let in_use = &live.snapshot;
     match (truth, copy) {
-        (Ok(snapshot), _) if snapshot.is_as(in_use) => store.unchanged(),
+        (Ok(snapshot), _) if snapshot.is_as(in_use) => {
+            store.unchanged();
+            return Brought::Nothing;
+        }
         (Ok(snapshot), _) => store.apply(snapshot),
         (Err(report), Some(Ok(copy))) if in_use.origin.stand_in => {
             let copy = stands_in(copy);
@@ -108,6 +157,7 @@ fn bring(store: &Store, truth: Result<Snapshot, Report>, copy: Option<Result<Sna
         }
         (Err(report), _) => store.reject(&report),
     }
+    Brought::News
 }
 
 fn stands_in(mut copy: Snapshot) -> Snapshot {
