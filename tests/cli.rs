@@ -348,6 +348,7 @@ fn live_without_tailscaled_says_so_and_does_not_hang() {
     let said = text(&ended(tailhop(["check", "--live"]).arg(folder.file()), 1).stdout);
     assert!(said.contains("tailnet name unknown: not up"), "{said}");
     assert!(said.contains("/no/such/tailscaled.sock"), "{said}");
+    assert!(said.contains("not reachable without the tailnet"), "{said}");
 }
 
 #[test]

@@ -19,6 +19,7 @@ use crate::tailnet::localapi::LocalApi;
 use crate::wire::tls::Tls;
 use crate::wire::{Place, open};
 use crate::words::clock::Clock;
+use crate::words::outcome::Side;
 use crate::words::verdict::Tunnel;
 
 /// How long tailscaled may take to be found, and to be found up.
@@ -59,6 +60,9 @@ struct Found {
     /// From the start of the dial to the open connection, TLS included.
     ms: Option<u64>,
     error: Option<String>,
+    /// Whether it failed before it left this machine.
+    #[serde(skip)]
+    no_tailnet: bool,
 }
 
 /// Asks.
@@ -170,6 +174,7 @@ fn dial(
         path: None,
         ms: None,
         error: None,
+        no_tailnet: false,
     };
     async move {
         let began = Instant::now();
@@ -180,6 +185,7 @@ fn dial(
                 drop(stream);
             }
             Err(failure) => {
+                found.no_tailnet = failure.kind.side() == Side::Tailnet;
                 found.error = Some(format!("{}: {}", failure.kind.as_str(), failure.detail));
             }
         }
@@ -215,17 +221,21 @@ impl Findings {
         let wide = |of: fn(&Found) -> usize| self.endpoints.iter().map(of).max().unwrap_or(0);
         let service = wide(|found| found.service.len());
         let backend = wide(|found| found.backend.len());
+        let address = wide(|found| found.address.len());
+        let cut_off = self.tailnet.as_ref().is_some_and(|tailnet| !tailnet.up);
         for found in &self.endpoints {
-            let Found {
-                service: name,
-                backend: on,
-                address,
-                ..
-            } = found;
+            // Why there is no tailnet was said in the first line.
+            let words = if found.no_tailnet && cut_off {
+                "not reachable without the tailnet".to_owned()
+            } else {
+                found.words()
+            };
+            let (name, on, at) = (&found.service, &found.backend, &found.address);
             // Writing to a String cannot fail.
-            let _ = write!(text, "{name:service$}  {on:backend$}  {address}  ");
-            text += &found.words();
-            text.push('\n');
+            let _ = writeln!(
+                text,
+                "{name:service$}  {on:backend$}  {at:address$}  {words}"
+            );
         }
         text
     }
