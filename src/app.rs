@@ -22,9 +22,9 @@ use crate::health::prober::Prober;
 use crate::health::repair::Medic;
 use crate::health::thaw;
 use crate::metrics::Metrics;
-use crate::reload::Inputs;
 use crate::reload::store::Store;
 use crate::reload::watch::Mode;
+use crate::reload::{Hangups, Inputs};
 use crate::request::door::Door;
 use crate::request::record::AccessLog;
 use crate::request::{self, Proxy};
@@ -65,6 +65,7 @@ pub struct App {
     tailnet: Arc<Tailnet>,
     metrics: Arc<Metrics>,
     inputs: Inputs,
+    hangups: Hangups,
     clock: Clock,
     data: TcpListener,
     ports: Vec<(ServiceName, TcpListener)>,
@@ -88,6 +89,7 @@ pub struct ControlHalf {
     admin: Arc<Admin>,
     listener: TcpListener,
     inputs: Inputs,
+    hangups: Hangups,
 }
 
 impl App {
@@ -122,6 +124,7 @@ impl App {
             tailnet,
             metrics,
             inputs,
+            hangups: Hangups::listen(),
             clock,
             data,
             ports,
@@ -161,6 +164,7 @@ impl App {
             tailnet,
             metrics,
             inputs,
+            hangups,
             clock,
             ..
         } = self;
@@ -191,6 +195,7 @@ impl App {
             admin,
             listener: self.admin,
             inputs,
+            hangups,
         };
         (data, control, self.draining)
     }
@@ -227,6 +232,7 @@ impl ControlHalf {
             tailnet,
             admin,
             inputs,
+            hangups,
             ..
         } = self;
         let clock = admin.clock;
@@ -252,7 +258,7 @@ impl ControlHalf {
         parts.spawn(thaw::watch(medic));
         parts.spawn(admin::changes::watch(Arc::clone(&store), metrics, clock));
         parts.spawn(retune(Arc::clone(&store), tailnet));
-        parts.spawn(inputs.follow(store));
+        parts.spawn(inputs.follow(store, hangups));
         // None of them ever ends; if one does, the instance must not go on half alive.
         let ended = parts.join_next().await;
         Err(io::Error::other(format!(

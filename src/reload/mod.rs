@@ -36,6 +36,13 @@ pub struct Inputs {
     pub mode: Mode,
 }
 
+/// SIGHUP, which asks for a look at the files at once.
+#[derive(Debug)]
+pub struct Hangups(
+    /// `None`: the system gives no signals.
+    Option<Signal>,
+);
+
 impl Inputs {
     /// Reads and validates one file.
     pub fn load(&self, source: Result<Source, Report>) -> Result<Snapshot, Report> {
@@ -47,9 +54,6 @@ impl Inputs {
     /// # Errors
     /// All problems of the first file if nothing is valid.
     pub async fn first(&self) -> Result<Snapshot, Report> {
-        // From here on SIGHUP does not end us; one that comes before anything is watched asks for
-        // what is done anyway.
-        drop(hangups());
         let Some(stand_in) = &self.stand_in else {
             return self.load(read(&self.truth));
         };
@@ -68,7 +72,7 @@ impl Inputs {
 
     /// Watches the files for ever and brings what they say into `store`. SIGHUP asks for a look at
     /// once; the log answers what changed, or what is wrong.
-    pub async fn follow(self, store: Arc<Store>) {
+    pub async fn follow(self, store: Arc<Store>, mut hangups: Hangups) {
         let paths = std::iter::once(&self.truth)
             .chain(&self.stand_in)
             .cloned()
@@ -76,12 +80,11 @@ impl Inputs {
         let own = 1 + usize::from(self.stand_in.is_some());
         let mut watcher = Watcher::new(paths, self.mode, Vec::new());
         watcher = watcher.beside(own, store.live().snapshot.files.clone());
-        let mut asked = hangups();
         loop {
             // Of secrets and roots it matters only that they changed: loading reads them.
             let (seen, by_signal) = tokio::select! {
                 seen = watcher.changed() => (seen.files, false),
-                () = hangup(&mut asked) => (self.now(), true),
+                () = hangups.next() => (self.now(), true),
             };
             let mut seen = seen.into_iter().take(own);
             let Some(truth) = seen.next().map(|source| self.load(source)) else {
@@ -112,16 +115,18 @@ fn files(read: &Result<Snapshot, Report>) -> Vec<PathBuf> {
     }
 }
 
-/// SIGHUP; `None` where the system gives no signals.
-fn hangups() -> Option<Signal> {
-    signal(SignalKind::hangup()).ok()
-}
+impl Hangups {
+    /// Listens from now on: before anybody is told that we are there, as SIGHUP ends who does not.
+    pub fn listen() -> Self {
+        Self(signal(SignalKind::hangup()).ok())
+    }
 
-/// The next SIGHUP.
-async fn hangup(signals: &mut Option<Signal>) {
-    match signals {
-        Some(signals) => drop(signals.recv().await),
-        None => std::future::pending().await,
+    /// The next SIGHUP.
+    async fn next(&mut self) {
+        match &mut self.0 {
+            Some(signals) => drop(signals.recv().await),
+            None => std::future::pending().await,
+        }
     }
 }
 
