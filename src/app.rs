@@ -23,9 +23,9 @@ use crate::health::repair::Medic;
 use crate::health::restart;
 use crate::health::thaw;
 use crate::metrics::Metrics;
-use crate::reload::Inputs;
 use crate::reload::store::Store;
 use crate::reload::watch::Mode;
+use crate::reload::{Hangups, Inputs};
 use crate::request::door::Door;
 use crate::request::record::AccessLog;
 use crate::request::{self, Proxy};
@@ -66,6 +66,7 @@ pub struct App {
     tailnet: Arc<Tailnet>,
     metrics: Arc<Metrics>,
     inputs: Inputs,
+    hangups: Hangups,
     clock: Clock,
     data: TcpListener,
     ports: Vec<(ServiceName, TcpListener)>,
@@ -91,6 +92,7 @@ pub struct ControlHalf {
     inputs: Inputs,
     metrics: Arc<Metrics>,
     clock: Clock,
+    hangups: Hangups,
 }
 
 impl App {
@@ -125,6 +127,7 @@ impl App {
             tailnet,
             metrics,
             inputs,
+            hangups: Hangups::listen(),
             clock,
             data,
             ports,
@@ -164,6 +167,7 @@ impl App {
             tailnet,
             metrics,
             inputs,
+            hangups,
             clock,
             ..
         } = self;
@@ -197,6 +201,7 @@ impl App {
             inputs,
             metrics,
             clock,
+            hangups,
         };
         (data, control, self.draining)
     }
@@ -241,6 +246,7 @@ impl ControlHalf {
             inputs,
             metrics,
             clock,
+            hangups,
             ..
         } = self;
         let prober = Prober {
@@ -253,7 +259,6 @@ impl ControlHalf {
         parts.spawn(admin::serve(Arc::clone(&admin), listener));
         parts.spawn(admin::shields::watch(Arc::clone(&admin)));
         parts.spawn(admin::changes::watch(admin));
-        parts.spawn(reload_on_hangup(inputs.clone(), Arc::clone(&store)));
         parts.spawn(Arc::clone(&tailnet).watch());
         let medic = Medic {
             store: Arc::clone(&store),
@@ -267,25 +272,12 @@ impl ControlHalf {
         parts.spawn(restart::watch(medic.clone()));
         parts.spawn(thaw::watch(medic));
         parts.spawn(retune(Arc::clone(&store), tailnet));
-        parts.spawn(inputs.follow(store));
+        parts.spawn(inputs.follow(store, hangups));
         // None of them ever ends; if one does, the instance must not go on half alive.
         let ended = parts.join_next().await;
         Err(io::Error::other(format!(
             "a part of the control thread ended: {ended:?}"
         )))
-    }
-}
-
-/// Looks at the files on each SIGHUP; what came of it, the store logs.
-async fn reload_on_hangup(inputs: Inputs, store: Arc<Store>) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut hangups) = signal(SignalKind::hangup()) else {
-        // The files are watched in any case.
-        return std::future::pending().await;
-    };
-    while hangups.recv().await.is_some() {
-        info!("SIGHUP: looking at the configuration");
-        let _ = inputs.now(&store);
     }
 }
 

@@ -7,14 +7,19 @@
 
 mod ask;
 mod check;
+mod config;
 mod demo;
+mod diff;
 mod drain;
 mod explain;
 mod health;
+mod init;
+mod live;
 mod order;
 mod pin;
 mod reload;
 mod run;
+mod schema;
 mod status;
 mod undrain;
 mod unpin;
@@ -59,9 +64,30 @@ enum Command {
     Run(run::Run),
     /// Check a configuration: every problem at once, with its place and remedy.
     #[command(
-        after_help = "Example:\n  tailhop check config/routing.toml && echo fine\n\nExit: 0 valid, 1 not."
+        after_help = "Example:\n  tailhop check config/routing.toml --strict && echo fine\n\nExit: 0 valid (with --live: and all reachable), 1 not, 2 wrong usage."
     )]
     Check(check::Check),
+    /// Print the configuration that holds, each value with its origin; secrets as ***.
+    #[command(after_help = "Example:\n  tailhop config tailnet\n\nExit: 0 valid, 1 not.")]
+    Config(config::Config),
+    /// Say in words what another file would change.
+    #[command(
+        after_help = "Example:\n  tailhop diff new.toml --config config/routing.toml\n\nExit, as of diff: 0 nothing would change, 1 something would, 2 a file is invalid."
+    )]
+    Diff(diff::Diff),
+    /// Write a first routing.toml, from what the environment says already.
+    #[command(
+        after_help = "Example:\n  TAILNET_NAME=tail1234 tailhop init --backend macbook-m1 --backend mac-dev1\n\nExit: 0 written, 1 there already or not valid, 2 it cannot be written."
+    )]
+    Init(init::Init),
+    /// Print the JSON Schema of routing.toml, for editors.
+    #[command(
+        after_help = "Example:\n  tailhop schema > routing.schema.json    # and `#:schema ./routing.schema.json` on top of routing.toml"
+    )]
+    Schema(schema::Schema),
+    /// Print the completions for a shell.
+    #[command(after_help = "Example:\n  tailhop completions bash > /etc/bash_completion.d/tailhop")]
+    Completions(schema::Completions),
     /// Say where a request would go, and why.
     #[command(
         after_help = "Example:\n  tailhop explain POST /qdrant/collections/c/points/query --at 2025-02-17T00:00:00+09:00\n\nExit: 0 it has a candidate, 1 it has none, 2 the configuration is invalid."
@@ -131,6 +157,11 @@ pub fn main() -> ExitCode {
     let code = match Cli::parse().command {
         Command::Run(run) => run.run(),
         Command::Check(check) => check.run(),
+        Command::Config(config) => config.run(),
+        Command::Diff(diff) => diff.run(),
+        Command::Init(init) => init.run(),
+        Command::Schema(schema) => schema.run(),
+        Command::Completions(completions) => completions.run(),
         Command::Explain(explain) => explain.run(),
         Command::Status(status) => status.run(),
         Command::Pin(pin) => pin.run(),
@@ -206,6 +237,11 @@ impl AdminArg {
 fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// `1 route`, `2 routes`.
+fn plural(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// An answer for scripts.

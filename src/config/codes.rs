@@ -73,6 +73,10 @@ pub(super) const NOT_OFFERED: Code = absence("W007", "reference");
 pub(super) const ALL_DRAINED: Code = absence("W008", "value");
 pub(super) const IN_THE_CLEAR: Code = code("W009", "value");
 pub(super) const NO_SERVICE: Code = absence("W010", "reference");
+pub(super) const OUTSIDE: Code = code("W011", "value");
+pub(super) const PASSED: Code = code("W012", "value");
+pub(super) const EXPIRED: Code = code("W013", "value");
+pub(super) const LOOKS_SECRET: Code = code("W014", "value");
 pub(super) const SHORT_TOKEN: Code = code("W020", "value");
 
 impl Code {

@@ -1,17 +1,23 @@
-//! What changed between two snapshots, in words, for the log and for `check`.
+//! What changes between two snapshots, in sentences: for the log, `POST /reload` and `tailhop diff`.
 //!
-//! Pure. Compares by names, never by ids: the order of the file may have changed too.
+//! Pure. Compares by names, never by ids: the order of the file may have changed too. Of secrets
+//! it says only that they are others. Invariant: snapshots that hold in the same way have no
+//! sentence between them, and others have at least one.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use super::moment::show;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
 use super::snapshot::{
     Backend, DialWay, Drain, Fallback, HostHeader, Network, Pin, Route, Schedule, Scope, Service,
-    ServiceId, Snapshot, Switch, Timeouts, Token, Url,
+    ServiceId, Snapshot, Timeouts, Token, Url,
 };
 use crate::words::units::show_duration;
 
-/// What is different in `new`, one line for each change; empty when nothing is.
+/// What is different in `new`, a sentence for each change, without a full stop; empty when nothing
+/// is.
 pub fn changes(old: &Snapshot, new: &Snapshot) -> Vec<String> {
     let mut changes = Changes(Vec::new());
     listen(old, new, &mut changes);
@@ -22,27 +28,21 @@ pub fn changes(old: &Snapshot, new: &Snapshot) -> Vec<String> {
     routes(old, new, &mut changes);
     schedule(old, new, &mut changes);
     pins(old, new, &mut changes);
-    let active = |snapshot: &Snapshot| {
-        snapshot
-            .active_backend
-            .map_or("unset".into(), |id| snapshot.backend(id).name.to_string())
-    };
-    changes.value("ACTIVE_BACKEND", "", &active(old), &active(new));
+    emergency(old, new, &mut changes);
     changes.0
 }
 
 struct Changes(Vec<String>);
 
 impl Changes {
-    fn say(&mut self, line: String) {
-        self.0.push(line);
+    fn say(&mut self, sentence: impl Into<String>) {
+        self.0.push(sentence.into());
     }
 
-    /// `subject: what old -> new`, if they differ.
-    fn value<T: Display + PartialEq>(&mut self, subject: &str, what: &str, old: &T, new: &T) {
+    /// `subject new instead of old`, if they differ.
+    fn value<T: Display + PartialEq>(&mut self, subject: &str, old: &T, new: &T) {
         if old != new {
-            let blank = if what.is_empty() { "" } else { " " };
-            self.say(format!("{subject}: {what}{blank}{old} -> {new}"));
+            self.say(format!("{subject} {new} instead of {old}"));
         }
     }
 
@@ -81,67 +81,76 @@ fn listen(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
         ("listen.admin", old.listen.admin, new.listen.admin),
     ] {
         if old != new {
-            changes.say(format!("{key} changed: needs a restart ({old} -> {new})"));
+            changes.say(format!(
+                "{key} is {new} instead of {old}: this needs a restart"
+            ));
         }
     }
     let what = match (&old.token, &new.token) {
-        (None, Some(_)) => "asked for from now on",
-        (Some(_), None) => "no longer asked for",
-        (Some(old), Some(new)) if old != new => "another one",
+        (None, Some(_)) => "clients have to present a token from now on",
+        (Some(_), None) => "clients no longer have to present a token",
+        (Some(old), Some(new)) if old != new => "clients have to present another token",
         _ => return,
     };
-    changes.say(format!("listen.token: {what}"));
+    changes.say(what);
 }
 
 /// Who may ask; of tokens only their names and that they are others.
 fn admin(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
-    let shown = |list: &[String]| match list {
-        [] => "nobody".to_owned(),
+    let shown = |list: &[String], none: &str| match list {
+        [] => none.to_owned(),
         list => list.join(", "),
     };
     let (old, new) = (&old.admin, &new.admin);
-    let [was, is] = [old, new].map(|admin| shown(&admin.tailnet));
-    changes.value("admin", "tailnet", &was, &is);
-    let [was, is] = [old, new].map(|admin| admin.hosts.join(", "));
-    changes.value("admin", "hosts", &was, &is);
+    let [was, is] = [old, new].map(|admin| shown(&admin.tailnet, "nobody"));
+    changes.value("over the tailnet, admin answers", &was, &is);
+    let [was, is] = [old, new].map(|admin| shown(&admin.hosts, "none"));
+    changes.value("further names of admin are", &was, &is);
     let name = |token: &Token| token.name.clone();
+    let may = |token: &Token| match token.scope {
+        Scope::Read => "may read",
+        Scope::Orders => "may read and give orders",
+    };
     changes.each(&old.tokens, &new.tokens, name, |changes, seen| match seen {
-        Seen::Gone(token) => changes.say(format!("admin token {}: removed", token.name)),
+        Seen::Gone(token) => changes.say(format!("the admin token {} is gone", token.name)),
         Seen::Added(token) => {
-            let scope = token.scope.as_str();
-            changes.say(format!("admin token {}: added, scope {scope}", token.name));
+            let (name, may) = (&token.name, may(token));
+            changes.say(format!("the admin token {name} is new and {may}"));
         }
         Seen::Both(before, token) => {
-            let subject = format!("admin token {}", token.name);
-            let [was, is] = [before.scope, token.scope].map(Scope::as_str);
-            changes.value(&subject, "scope", &was, &is);
+            let subject = format!("the admin token {}", token.name);
+            let (was, is) = (may(before), may(token));
+            changes.value(&subject, &was, &is);
             if before.secret != token.secret {
-                changes.say(format!("{subject}: another one"));
+                changes.say(format!("{subject} is another one"));
             }
         }
     });
+    match (old.functions, new.functions) {
+        (false, true) => changes.say("admin takes orders from now on"),
+        (true, false) => changes.say("admin takes no orders any more"),
+        _ => {}
+    }
 }
 
 fn tailnet(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
-    let suffix = |snapshot: &Snapshot| {
-        snapshot
-            .tailnet
-            .suffix
-            .clone()
-            .unwrap_or("asked".to_owned())
-    };
-    changes.value("tailnet", "name", &suffix(old), &suffix(new));
     let (old, new) = (&old.tailnet, &new.tailnet);
+    let suffix = |suffix: &Option<String>| suffix.clone().unwrap_or("what tailscaled says".into());
     changes.value(
-        "tailnet",
-        "dial",
-        &DialWay::as_str(old.dial),
-        &DialWay::as_str(new.dial),
+        "the tailnet's name is",
+        &suffix(&old.suffix),
+        &suffix(&new.suffix),
     );
+    let [was, is] = [old.dial, new.dial].map(DialWay::as_str);
+    changes.value("the tailnet is dialled by", &was, &is);
     let [was, is] = [old, new].map(|tailnet| tailnet.socket.display().to_string());
-    changes.value("tailnet", "socket", &was, &is);
-    changes.value("tailnet", "repair", &old.repair, &new.repair);
-    changes.value("tailnet", "proxy", &old.proxy, &new.proxy);
+    changes.value("tailscaled's socket is", &was, &is);
+    changes.value("tailscaled's proxy is", &old.proxy, &new.proxy);
+    match (old.repair, new.repair) {
+        (false, true) => changes.say("the tunnel may be repaired from now on"),
+        (true, false) => changes.say("the tunnel is no longer repaired"),
+        _ => {}
+    }
 }
 
 fn backends(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
@@ -151,51 +160,52 @@ fn backends(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
         &new.backends,
         name,
         |changes, seen| match seen {
-            Seen::Gone(backend) => changes.say(format!("backend {}: removed", backend.name)),
+            Seen::Gone(backend) => changes.say(format!("backend {} is removed", backend.name)),
             Seen::Added(backend) => {
-                let at = backend.url.as_ref().map_or_else(
-                    || format!("host {}", backend.host),
-                    |url| format!("url {}", url.origin()),
-                );
-                changes.say(format!("backend {}: added, {at}", backend.name));
+                changes.say(format!(
+                    "backend {} is added, at {}",
+                    backend.name,
+                    site(backend)
+                ));
                 drain(backend, None, new, changes);
             }
             Seen::Both(before, backend) => {
-                let subject = format!("backend {}", backend.name);
-                changes.value(&subject, "host", &before.host, &backend.host);
+                let name = &backend.name;
+                let [was, is] = [before, backend].map(site);
+                changes.value(&format!("{name} is reached at"), &was, &is);
                 let [was, is] = [before.network, backend.network].map(Network::as_str);
-                changes.value(&subject, "dial", &was, &is);
-                url(
-                    &subject,
-                    before.url.as_deref(),
-                    backend.url.as_deref(),
-                    changes,
-                );
+                changes.value(&format!("the network to {name} is"), &was, &is);
+                url(backend, before.url.as_deref(), changes);
                 drain(backend, before.drain.as_ref(), new, changes);
             }
         },
     );
 }
 
-/// What is different in a url and in what belongs to it; of secrets only that they are.
-fn url(subject: &str, old: Option<&Url>, new: Option<&Url>, changes: &mut Changes) {
-    let shown = |url: Option<&Url>| url.map_or("none".to_owned(), Url::origin);
-    changes.value(subject, "url", &shown(old), &shown(new));
-    let (Some(old), Some(new)) = (old, new) else {
+/// Where a backend is.
+fn site(backend: &Backend) -> String {
+    let host = || backend.host.to_string();
+    backend.url.as_ref().map_or_else(host, |url| url.origin())
+}
+
+/// What is different in what belongs to a url.
+fn url(backend: &Backend, before: Option<&Url>, changes: &mut Changes) {
+    let (Some(old), Some(new)) = (before, backend.url.as_deref()) else {
         return;
     };
-    let names = |url: &Url| match url.headers.as_slice() {
-        [] => "none".to_owned(),
-        headers => {
-            let names: Vec<_> = headers.iter().map(|(name, _)| name.as_str()).collect();
-            names.join(", ")
+    let name = &backend.name;
+    for (header, secret) in &new.headers {
+        match old.headers.iter().find(|(other, _)| other == header) {
+            None => changes.say(format!("{name} gets the header {header}")),
+            Some((_, before)) if before != secret => {
+                changes.say(format!("{name} gets another secret in the header {header}"));
+            }
+            Some(_) => {}
         }
-    };
-    changes.value(subject, "headers", &names(old), &names(new));
-    for (name, secret) in &new.headers {
-        let before = old.headers.iter().find(|(other, _)| other == name);
-        if before.is_some_and(|(_, before)| before != secret) {
-            changes.say(format!("{subject}: another secret in header {name}"));
+    }
+    for (header, _) in &old.headers {
+        if !new.headers.iter().any(|(other, _)| other == header) {
+            changes.say(format!("{name} no longer gets the header {header}"));
         }
     }
     if old.roots != new.roots {
@@ -203,7 +213,12 @@ fn url(subject: &str, old: Option<&Url>, new: Option<&Url>, changes: &mut Change
             None => "the public roots".to_owned(),
             Some(roots) => format!("{} of its own", roots.len()),
         };
-        changes.say(format!("{subject}: ca {} -> {}", who(old), who(new)));
+        let (was, is) = (who(old), who(new));
+        changes.say(if was == is {
+            format!("{name} is trusted by other roots")
+        } else {
+            format!("{name} is trusted by {is} instead of {was}")
+        });
     }
 }
 
@@ -211,27 +226,25 @@ fn drain(backend: &Backend, before: Option<&Drain>, new: &Snapshot, changes: &mu
     if backend.drain.as_ref() == before {
         return;
     }
-    let what = match &backend.drain {
-        None => "no longer drained".to_owned(),
+    let name = &backend.name;
+    changes.say(match &backend.drain {
+        None => format!("{name} is no longer drained: work goes to it again"),
         Some(drain) => {
-            let until = drain.until.map(|until| show(until, &new.schedule.zone));
-            format!(
-                "drained{}",
-                order(until, drain.reason.as_ref(), drain.by.as_ref())
-            )
+            let until = drain.until.map(|until| date(until, &new.schedule.zone));
+            let order = order(until, drain.reason.as_ref(), drain.by.as_ref());
+            format!("{name} is drained{order}: no new work goes to it")
         }
-    };
-    changes.say(format!("backend {}: {what}", backend.name));
+    });
 }
 
-/// ` until .., by ..: reason`.
+/// ` until .., by .. (reason)`.
 fn order(until: Option<String>, reason: Option<&String>, by: Option<&String>) -> String {
     let until = until
         .map(|until| format!(" until {until}"))
         .unwrap_or_default();
-    let by = by.map(|by| format!(" by {by:?}")).unwrap_or_default();
+    let by = by.map(|by| format!(", by {by:?}")).unwrap_or_default();
     let reason = reason
-        .map(|reason| format!(", reason {reason:?}"))
+        .map(|reason| format!(" ({reason:?})"))
         .unwrap_or_default();
     format!("{until}{by}{reason}")
 }
@@ -244,31 +257,52 @@ fn services(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
         name,
         |changes, seen| match seen {
             Seen::Gone(service) => {
-                changes.say(format!("service {}: removed", service.name));
+                changes.say(format!("service {} is removed", service.name));
                 own_address(service, &own(service), "none", changes);
             }
             Seen::Added(service) => {
-                changes.say(format!(
-                    "service {}: added, port {}",
-                    service.name, service.port
-                ));
+                let on = names(new, &service.backends);
+                changes.say(format!("service {} is added, on {on}", service.name));
                 own_address(service, "none", &own(service), changes);
             }
             Seen::Both(before, service) => {
-                let subject = format!("service {}", service.name);
-                changes.value(&subject, "kind", &before.kind, &service.kind);
-                changes.value(&subject, "port", &before.port, &service.port);
-                let [was, is] = [before.fallback, service.fallback].map(Fallback::as_str);
-                changes.value(&subject, "fallback", &was, &is);
+                let subject = subject(new, service);
+                let at = |what: &str| format!("{subject}: {what}");
+                changes.value(&at("its kind is"), &before.kind, &service.kind);
+                changes.value(&at("its port is"), &before.port, &service.port);
+                fallback(&subject, before.fallback, service.fallback, changes);
                 let [was, is] = [before, service].map(own);
                 own_address(service, &was, &is, changes);
                 effects(&subject, &before.whole, &service.whole, changes);
-                let (was, is) = (offered(old, before), offered(new, service));
-                changes.value(&subject, "backends", &was, &is);
+                offered(&subject, (old, before), (new, service), changes);
                 timeouts(&subject, &before.timeouts, &service.timeouts, changes);
             }
         },
     );
+}
+
+/// A service as those know it who ask for it: by the routes that lead to it, if there are some.
+fn subject(snapshot: &Snapshot, service: &Service) -> String {
+    let leads = |route: &&Route| snapshot.service(route.service).name == service.name;
+    let paths: Vec<_> = snapshot.routes.iter().filter(leads).collect();
+    let paths: Vec<_> = paths.iter().map(|route| route.path.as_str()).collect();
+    match paths.as_slice() {
+        [] => format!("service {}", service.name),
+        [one] => format!("route {one}"),
+        several => format!("routes {}", several.join(", ")),
+    }
+}
+
+fn fallback(subject: &str, old: Fallback, new: Fallback, changes: &mut Changes) {
+    let what = match (old, new) {
+        (Fallback::None, Fallback::Reads) => "reads may now fall back",
+        (Fallback::None, Fallback::All) => "reads and inference may now fall back",
+        (Fallback::Reads, Fallback::All) => "inference may now fall back too",
+        (Fallback::All, Fallback::Reads) => "inference may no longer fall back",
+        (Fallback::All | Fallback::Reads, Fallback::None) => "nothing may fall back any more",
+        _ => return,
+    };
+    changes.say(format!("{subject}: {what}"));
 }
 
 /// The address of its own, in words.
@@ -282,32 +316,58 @@ fn own_address(service: &Service, was: &str, is: &str, changes: &mut Changes) {
     if was != is {
         let name = &service.name;
         changes.say(format!(
-            "services.{name}.listen changed: needs a restart ({was} -> {is})"
+            "services.{name}.listen is {is} instead of {was}: this needs a restart"
         ));
     }
 }
 
 fn effects(subject: &str, old: &Route, new: &Route, changes: &mut Changes) {
     let shown = |route: &Route| match route.effects.as_slice() {
-        [] => "by method".to_owned(),
+        [] => "those of the methods".to_owned(),
         rules => {
             let rules: Vec<_> = rules.iter().map(ToString::to_string).collect();
             rules.join("; ")
         }
     };
-    changes.value(subject, "effects", &shown(old), &shown(new));
+    let what = format!("{subject}: its effects are");
+    changes.value(&what, &shown(old), &shown(new));
 }
 
-fn offered(snapshot: &Snapshot, service: &Service) -> String {
-    let names: Vec<_> = service
-        .backends
-        .iter()
-        .map(|id| snapshot.backend(*id).name.as_str())
-        .collect();
-    names.join(", ")
+/// Who offers a service now, and who no longer.
+fn offered(
+    subject: &str,
+    (old, before): (&Snapshot, &Service),
+    (new, service): (&Snapshot, &Service),
+    changes: &mut Changes,
+) {
+    let of = |snapshot: &Snapshot, service: &Service| -> Vec<String> {
+        let ids = service.backends.iter();
+        ids.map(|id| snapshot.backend(*id).name.to_string())
+            .collect()
+    };
+    let (was, is) = (of(old, before), of(new, service));
+    for name in is.iter().filter(|name| !was.contains(name)) {
+        changes.say(format!("{subject}: {name} offers it too"));
+    }
+    for name in was.iter().filter(|name| !is.contains(name)) {
+        changes.say(format!("{subject}: {name} no longer offers it"));
+    }
+    let stayed = |those: &[String], others: &[String]| -> Vec<String> {
+        let both = those.iter().filter(|name| others.contains(name));
+        both.cloned().collect()
+    };
+    if stayed(&was, &is) != stayed(&is, &was) {
+        changes.say(format!(
+            "{subject}: its backends come in the order {}",
+            is.join(", ")
+        ));
+    }
 }
 
 fn timeouts(subject: &str, old: &Timeouts, new: &Timeouts, changes: &mut Changes) {
+    let mut value = |what: &str, old: String, new: String| {
+        changes.value(&format!("{subject}: {what} is"), &old, &new);
+    };
     for (what, old, new) in [
         ("race", old.race, new.race),
         ("connect", old.connect, new.connect),
@@ -319,41 +379,70 @@ fn timeouts(subject: &str, old: &Timeouts, new: &Timeouts, changes: &mut Changes
         ("idle", old.idle, new.idle),
         ("probe", old.probe, new.probe),
     ] {
-        changes.value(subject, what, &show_duration(old), &show_duration(new));
+        // Rounded for people: two lengths that look equal are told exactly.
+        let [was, is] = [old, new].map(show_duration);
+        let exact = was == is && old != new;
+        let [was, is] = if exact {
+            [old, new].map(|length| format!("{length:?}"))
+        } else {
+            [was, is]
+        };
+        value(what, was, is);
     }
     let bound = |bound: Option<_>, none: &str| bound.map_or(none.to_owned(), show_duration);
     let [was, is] = [old.head_change, new.head_change].map(|head| bound(head, "total"));
-    changes.value(subject, "head of writes", &was, &is);
+    value("head of writes", was, is);
     let [was, is] = [old.total, new.total].map(|total| bound(total, "none"));
-    changes.value(subject, "total", &was, &is);
+    value("total", was, is);
 }
 
 fn routes(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
     let path = |route: &Route| route.path.clone();
     changes.each(&old.routes, &new.routes, path, |changes, seen| match seen {
-        Seen::Gone(route) => changes.say(format!("route {}: removed", route.path)),
+        Seen::Gone(route) => changes.say(format!("route {} is removed", route.path)),
         Seen::Added(route) => {
             let service = &new.service(route.service).name;
-            changes.say(format!("route {}: added, to service {service}", route.path));
+            changes.say(format!(
+                "route {} is added and leads to {service}",
+                route.path
+            ));
         }
-        Seen::Both(before, route) => {
-            let subject = format!("route {}", route.path);
-            let (from, to) = (old.service(before.service), new.service(route.service));
-            changes.value(&subject, "service", &from.name, &to.name);
-            changes.value(&subject, "strip", &before.strip, &route.strip);
-            changes.value(&subject, "host", &host(before), &host(route));
-            let upgrade = |route: &Route| route.upgrade.join(", ");
-            changes.value(&subject, "upgrade", &upgrade(before), &upgrade(route));
-            // What a route has from its service was said there.
-            if before.effects != from.whole.effects || route.effects != to.whole.effects {
-                effects(&subject, before, route, changes);
-            }
-            let own = before.timeouts != from.timeouts || route.timeouts != to.timeouts;
-            if own && from.name == to.name {
-                timeouts(&subject, &before.timeouts, &route.timeouts, changes);
-            }
-        }
+        Seen::Both(before, route) => route_of_both((old, before), (new, route), changes),
     });
+}
+
+fn route_of_both(
+    (old, before): (&Snapshot, &Route),
+    (new, route): (&Snapshot, &Route),
+    changes: &mut Changes,
+) {
+    let subject = format!("route {}", route.path);
+    let (from, to) = (old.service(before.service), new.service(route.service));
+    changes.value(&format!("{subject} leads to"), &from.name, &to.name);
+    match (before.strip, route.strip) {
+        (true, false) => changes.say(format!("{subject}: the prefix stays on")),
+        (false, true) => changes.say(format!("{subject}: the prefix is taken off")),
+        _ => {}
+    }
+    changes.value(
+        &format!("{subject}: its host is"),
+        &host(before),
+        &host(route),
+    );
+    let upgrade = |route: &Route| match route.upgrade.join(", ") {
+        none if none.is_empty() => "nothing".to_owned(),
+        some => some,
+    };
+    let what = format!("{subject}: requests may switch to");
+    changes.value(&what, &upgrade(before), &upgrade(route));
+    // What a route has from its service was said there.
+    if before.effects != from.whole.effects || route.effects != to.whole.effects {
+        effects(&subject, before, route, changes);
+    }
+    let own = before.timeouts != from.timeouts || route.timeouts != to.timeouts;
+    if own && from.name == to.name {
+        timeouts(&subject, &before.timeouts, &route.timeouts, changes);
+    }
 }
 
 fn host(route: &Route) -> &str {
@@ -366,70 +455,121 @@ fn host(route: &Route) -> &str {
 
 fn schedule(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
     let zone = |schedule: &Schedule| schedule.zone.iana_name().unwrap_or("UTC").to_owned();
-    changes.value(
-        "schedule",
-        "timezone",
-        &zone(&old.schedule),
-        &zone(&new.schedule),
-    );
-    let default = |snapshot: &Snapshot| snapshot.backend(snapshot.schedule.default).name.clone();
-    changes.value("schedule", "default", &default(old), &default(new));
-    let lines = |snapshot: &Snapshot| -> Vec<String> {
-        snapshot
-            .schedule
-            .switches
-            .iter()
-            .map(|one| switch(snapshot, one, new))
-            .collect()
-    };
-    added_and_removed("switch", &lines(old), &lines(new), changes);
+    let [was, is] = [&old.schedule, &new.schedule].map(zone);
+    changes.value("the schedule's time zone is", &was, &is);
+    let mut told: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+    for service in &new.services {
+        let Some(before) = old.service_named(&service.name) else {
+            continue;
+        };
+        let (was, is) = (timeline(old, before), timeline(new, service));
+        if was != is {
+            let words = [was, is].map(|line| in_words(&line, &new.schedule.zone));
+            let [was, is] = words;
+            told.entry((was, is))
+                .or_default()
+                .push(service.name.to_string());
+        }
+    }
+    for ((was, is), services) in told {
+        let all = services.len() == new.services.len();
+        let subject = if all {
+            String::new()
+        } else {
+            format!("{}: ", services.join(", "))
+        };
+        changes.say(format!("{subject}{is} (before: {was})"));
+    }
 }
 
-/// `at .. to .. for ..`; times in the zone of the new snapshot, so that equal ones look equal.
-fn switch(snapshot: &Snapshot, switch: &Switch, new: &Snapshot) -> String {
-    let at = show(switch.at, &new.schedule.zone);
-    let services = services_of(snapshot, switch.services.as_ref());
-    format!("at {at} to {}{services}", snapshot.backend(switch.to).name)
+/// Who is active from when on, for one service, as the schedule says it.
+fn timeline(snapshot: &Snapshot, service: &Service) -> Vec<(Option<Timestamp>, String)> {
+    let name = |id| snapshot.backend(id).name.to_string();
+    let mut line = vec![(None, name(snapshot.schedule.default))];
+    for switch in &snapshot.schedule.switches {
+        let own = |ids: &Vec<ServiceId>| {
+            ids.iter()
+                .any(|id| snapshot.service(*id).name == service.name)
+        };
+        if switch.services.as_ref().is_none_or(own) {
+            line.push((Some(switch.at), name(switch.to)));
+        }
+    }
+    line
+}
+
+/// `macbook-m1 is active until 17 February 2025, then mac-dev1`.
+fn in_words(line: &[(Option<Timestamp>, String)], zone: &TimeZone) -> String {
+    let mut words = String::new();
+    for (place, (_, name)) in line.iter().enumerate() {
+        words += &match place {
+            0 => format!("{name} is active"),
+            _ => format!(", then {name}"),
+        };
+        if let Some((Some(until), _)) = line.get(place + 1) {
+            words += &format!(" until {}", date(*until, zone));
+        }
+    }
+    words
+}
+
+/// `17 February 2025`, with the time if it is not midnight.
+fn date(at: Timestamp, zone: &TimeZone) -> String {
+    let at = at.to_zoned(zone.clone());
+    let midnight = at.time() == jiff::civil::Time::midnight();
+    let form = if midnight {
+        "%-d %B %Y"
+    } else {
+        "%-d %B %Y, %H:%M:%S %:z"
+    };
+    at.strftime(form).to_string().replace(":00 ", " ")
 }
 
 fn pins(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
     let lines = |snapshot: &Snapshot| -> Vec<String> {
-        snapshot
-            .pins
-            .iter()
-            .map(|one| pin(snapshot, one, new))
-            .collect()
+        let pins = snapshot.pins.iter();
+        pins.map(|one| pin(snapshot, one, new)).collect()
     };
-    added_and_removed("pin", &lines(old), &lines(new), changes);
+    let (was, is) = (lines(old), lines(new));
+    for line in was.iter().filter(|line| !is.contains(line)) {
+        changes.say(format!("the pin {line} is gone"));
+    }
+    for line in is.iter().filter(|line| !was.contains(line)) {
+        changes.say(format!("a new pin {line}"));
+    }
 }
 
+/// `to .. for .. until .., by .. (reason)`; times in the zone of the new snapshot, so that equal
+/// ones look equal.
 fn pin(snapshot: &Snapshot, pin: &Pin, new: &Snapshot) -> String {
-    let until = pin.until.map(|until| show(until, &new.schedule.zone));
-    let services = services_of(snapshot, pin.services.as_ref());
-    let writes = if pin.writes { " with writes" } else { "" };
+    let until = pin.until.map(|until| date(until, &new.schedule.zone));
+    let services = match &pin.services {
+        None => String::new(),
+        Some(ids) => {
+            let names = ids.iter().map(|id| snapshot.service(*id).name.as_str());
+            format!(" for {}", names.collect::<Vec<_>>().join(", "))
+        }
+    };
+    let writes = if pin.writes { ", writes too," } else { "" };
     let order = order(until, pin.reason.as_ref(), pin.by.as_ref());
-    format!(
-        "to {}{services}{writes}{order}",
-        snapshot.backend(pin.to).name
-    )
+    let to = &snapshot.backend(pin.to).name;
+    format!("to {to}{services}{writes}{order}")
+        .trim_end_matches(',')
+        .to_owned()
 }
 
-fn services_of(snapshot: &Snapshot, services: Option<&Vec<ServiceId>>) -> String {
-    let Some(ids) = services else {
-        return String::new();
+fn emergency(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
+    let active = |snapshot: &Snapshot| {
+        let id = snapshot.active_backend;
+        id.map_or("unset".into(), |id| snapshot.backend(id).name.to_string())
     };
+    changes.value("ACTIVE_BACKEND is", &active(old), &active(new));
+}
+
+fn names(snapshot: &Snapshot, ids: &[super::snapshot::BackendId]) -> String {
     let names: Vec<_> = ids
         .iter()
-        .map(|id| snapshot.service(*id).name.as_str())
+        .map(|id| snapshot.backend(*id).name.as_str())
         .collect();
-    format!(" for {}", names.join(", "))
-}
-
-fn added_and_removed(subject: &str, old: &[String], new: &[String], changes: &mut Changes) {
-    for line in old.iter().filter(|line| !new.contains(line)) {
-        changes.say(format!("{subject} {line}: removed"));
-    }
-    for line in new.iter().filter(|line| !old.contains(line)) {
-        changes.say(format!("{subject} {line}: added"));
-    }
+    names.join(", ")
 }

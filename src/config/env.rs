@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 
+use super::fix::Fix;
 use super::problem::quote;
 
 /// The tailnet's MagicDNS name, with or without `.ts.net`.
@@ -211,6 +213,42 @@ impl Unexpanded {
             ),
         }
     }
+
+    /// How the string at `span` is mended, if that is clear.
+    pub(super) fn fix(&self, text: &str, span: &Range<usize>) -> Fix {
+        let Self::Form { found, .. } = self else {
+            return Fix::none();
+        };
+        let written = text.get(span.clone()).unwrap_or_default();
+        match found.as_str() {
+            "$" => lone_dollar(written, span),
+            found if found.starts_with("${") && !found.contains('}') => {
+                Fix::replace(&(span.end - 1..span.end - 1), "}")
+            }
+            _ => Fix::none(),
+        }
+    }
+}
+
+/// A dollar before a name is a variable without braces; any other is a dollar.
+fn lone_dollar(written: &str, span: &Range<usize>) -> Fix {
+    let alone = |at: &usize| {
+        let before = written[..*at].ends_with('$');
+        !before && !written[at + 1..].starts_with(['$', '{'])
+    };
+    let mut dollars = written.match_indices('$').map(|(at, _)| at).filter(alone);
+    let (Some(at), None) = (dollars.next(), dollars.next()) else {
+        return Fix::none();
+    };
+    let rest = &written[at + 1..];
+    let name = rest
+        .find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+        .map_or(rest, |end| &rest[..end]);
+    let at = span.start + at;
+    if is_variable(name) {
+        return Fix::replace(&(at..at + 1 + name.len()), format!("${{{name}}}"));
+    }
+    Fix::replace(&(at..at + 1), "$$")
 }
 
 pub(super) fn is_variable(name: &str) -> bool {

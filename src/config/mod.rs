@@ -7,13 +7,18 @@
 //! comes. Invariant: a file that is empty, half-written or
 //! wrong in any way never becomes a snapshot; it becomes a report of all its problems at once.
 
+mod canary;
 mod codes;
 pub mod defaults;
 mod diff;
+mod effective;
 mod env;
+mod explain;
+mod fix;
 mod moment;
 pub mod problem;
 mod raw;
+mod schema;
 pub mod snapshot;
 mod source;
 mod validate;
@@ -22,8 +27,11 @@ mod validate;
 mod tests;
 
 pub use diff::changes;
+pub use effective::{Setting, ValueOrigin, effective};
 pub use env::Environment;
-pub use problem::{Place, Problem, Report, Severity};
+pub use explain::{codes, explain};
+pub use problem::{Edit, Place, Problem, Report, Severity};
+pub use schema::{json_schema, key_tables};
 pub use snapshot::Snapshot;
 pub use source::{Source, read};
 
@@ -52,16 +60,30 @@ pub fn instant(text: &str, zone: &TimeZone) -> Result<Timestamp, String> {
 /// # Errors
 /// All problems of the file and of the environment, warnings among them.
 pub fn load(source: &Source, env: &Environment) -> Result<Snapshot, Report> {
-    let mut problems = Problems::new(source);
+    let (snapshot, report) = judge(source, env, Problems::new(source));
+    snapshot.ok_or(report)
+}
+
+/// The same for a person who asks at `now`: the snapshot if there is one, and all problems, with
+/// warnings of what has passed by then.
+pub fn check(source: &Source, env: &Environment, now: Timestamp) -> (Option<Snapshot>, Report) {
+    judge(source, env, Problems::new(source).at_time(now))
+}
+
+fn judge(
+    source: &Source,
+    env: &Environment,
+    mut problems: Problems<'_>,
+) -> (Option<Snapshot>, Report) {
     let root = raw::read(source, env, &mut problems);
     let snapshot = validate::snapshot(&root, source, env, &mut problems);
+    canary::look(&mut problems);
     let report = problems.report();
-    match snapshot {
-        Some(mut snapshot) if report.errors() == 0 => {
-            snapshot.warnings = report.problems;
-            snapshot.files = report.files;
-            Ok(snapshot)
-        }
-        _ => Err(report),
-    }
+    let usable = snapshot.filter(|_| report.errors() == 0);
+    let snapshot = usable.map(|mut snapshot| {
+        snapshot.warnings.clone_from(&report.problems);
+        snapshot.files.clone_from(&report.files);
+        snapshot
+    });
+    (snapshot, report)
 }

@@ -10,10 +10,14 @@ use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
-use serde::Serialize;
+use annotate_snippets::{AnnotationKind, Group, Level, Patch, Renderer, Snippet};
+use jiff::Timestamp;
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
 
 use super::codes::{self, Code};
+use super::explain;
+use super::fix::Fix;
 use super::source::Source;
 
 /// More problems than this are counted, not listed: a binary file has thousands.
@@ -32,7 +36,7 @@ pub enum Severity {
 }
 
 /// One thing that is wrong, or odd.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// Stable: `E` or `W` and three digits.
     pub code: &'static str,
@@ -46,14 +50,25 @@ pub struct Problem {
     pub help: Option<String>,
     /// Where; `None` for what is not in the file.
     pub place: Option<Place>,
-    #[serde(skip)]
+    /// What a machine can do about it: all of them together, or nothing. Empty where people have
+    /// to decide.
+    pub edits: Vec<Edit>,
+    fix: Fix,
     reason: &'static str,
-    #[serde(skip)]
     absence: bool,
 }
 
+/// A replacement that mends a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edit {
+    /// What goes.
+    pub place: Place,
+    /// What comes in its stead.
+    pub replacement: String,
+}
+
 /// A place in a file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The file, as it was named.
     pub path: PathBuf,
@@ -63,6 +78,8 @@ pub struct Place {
     pub line: usize,
     /// From 1, in characters.
     pub column: usize,
+    /// Line and column of the first character after it.
+    pub end: (usize, usize),
 }
 
 /// All problems of one configuration.
@@ -86,6 +103,8 @@ impl Problem {
             label: None,
             help: None,
             place: None,
+            edits: Vec::new(),
+            fix: Fix::none(),
             reason: code.reason,
             absence: code.absence,
         }
@@ -94,6 +113,11 @@ impl Problem {
     /// Whether it stops the configuration from being used.
     pub fn is_error(&self) -> bool {
         self.severity == Severity::Error
+    }
+
+    /// Why it matters, in one sentence.
+    pub fn why(&self) -> String {
+        explain::why(self.code)
     }
 
     pub(super) fn label(&mut self, label: impl Into<String>) -> &mut Self {
@@ -106,12 +130,18 @@ impl Problem {
         self
     }
 
+    /// How a machine can do what `help` says.
+    pub(super) fn fix(&mut self, fix: impl Into<Fix>) -> &mut Self {
+        self.fix = fix.into();
+        self
+    }
+
     fn is_syntax(&self) -> bool {
         self.code == codes::SYNTAX.id
     }
 
-    /// As rustc shows it.
-    fn render(&self, text: &str, renderer: &Renderer) -> String {
+    /// As rustc shows it; with `why`, if it is the first of its code.
+    fn render(&self, text: &str, why: bool, renderer: &Renderer) -> String {
         let level = match self.severity {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
@@ -128,10 +158,79 @@ impl Problem {
                         .label(self.label.as_deref()),
                 )
         });
-        let help = self.help.as_deref().map(|help| Level::HELP.message(help));
-        let group = title.elements(snippet).elements(help);
-        renderer.render(&[group])
+        let why = why.then(|| Level::NOTE.with_name("why").message(self.why()));
+        let group = title.elements(snippet).elements(why);
+        let help = self.help.as_deref().unwrap_or("change it to");
+        if self.edits.is_empty() {
+            let help = self.help.as_deref().map(|help| Level::HELP.message(help));
+            return renderer.render(&[group.elements(help)]);
+        }
+        renderer.render(&[group, self.patched(help, text)])
     }
+
+    /// What its edits make of the lines that they touch.
+    fn patched<'t>(&'t self, help: &'t str, text: &'t str) -> Group<'t> {
+        let help = Level::HELP.secondary_title(help);
+        let first = self.edits.iter().map(|edit| edit.place.span.start).min();
+        let last = self.edits.iter().map(|edit| edit.place.span.end).max();
+        let window = lines(text, first.unwrap_or(0)..last.unwrap_or(0));
+        let start = self.edits.iter().map(|edit| edit.place.line).min();
+        let patch = |edit: &'t Edit| {
+            let within = |at: usize| at.saturating_sub(window.start).min(window.len());
+            let span = within(edit.place.span.start)..within(edit.place.span.end);
+            Patch::new(span, edit.replacement.as_str())
+        };
+        help.element(
+            Snippet::source(&text[window.clone()])
+                .line_start(start.unwrap_or(1))
+                .patches(self.edits.iter().map(patch)),
+        )
+    }
+}
+
+impl Serialize for Problem {
+    /// `code`, `severity`, `file`, `line`, `column`, `end`, `message`, `label`, `why`, `fix`; of
+    /// what is not in a file, the four of the place are null.
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct FixOut<'a> {
+            text: Option<&'a str>,
+            edits: &'a [Edit],
+        }
+        let place = self.place.as_ref();
+        let mut out = to.serialize_struct("Problem", 10)?;
+        out.serialize_field("code", self.code)?;
+        out.serialize_field("severity", &self.severity)?;
+        out.serialize_field("file", &place.map(|place| place.path.to_string_lossy()))?;
+        out.serialize_field("line", &place.map(|place| place.line))?;
+        out.serialize_field("column", &place.map(|place| place.column))?;
+        out.serialize_field("end", &place.map(end))?;
+        out.serialize_field("message", &self.message)?;
+        out.serialize_field("label", &self.label)?;
+        out.serialize_field("why", &self.why())?;
+        let (text, edits) = (self.help.as_deref(), self.edits.as_slice());
+        out.serialize_field("fix", &FixOut { text, edits })?;
+        out.end()
+    }
+}
+
+impl Serialize for Edit {
+    /// The place, its bytes as `span`, and the `replacement`.
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let place = &self.place;
+        let mut out = to.serialize_struct("Edit", 6)?;
+        out.serialize_field("file", &place.path.to_string_lossy())?;
+        out.serialize_field("line", &place.line)?;
+        out.serialize_field("column", &place.column)?;
+        out.serialize_field("end", &end(place))?;
+        out.serialize_field("span", &[place.span.start, place.span.end])?;
+        out.serialize_field("replacement", &self.replacement)?;
+        out.end()
+    }
+}
+
+fn end(place: &Place) -> serde_json::Value {
+    serde_json::json!({ "line": place.end.0, "column": place.end.1 })
 }
 
 impl fmt::Display for Problem {
@@ -193,19 +292,25 @@ impl Report {
         self.problems.len() - self.errors()
     }
 
-    /// All problems as rustc shows them, with an empty line between two.
+    /// All problems as rustc shows them, with an empty line between two. Why a code matters is
+    /// said once.
     pub fn render(&self, colour: bool) -> String {
         let renderer = if colour {
             Renderer::styled()
         } else {
             Renderer::plain()
         };
-        let render = |problem: &Problem| problem.render(&self.text, &renderer) + "\n";
-        self.problems
-            .iter()
-            .map(render)
-            .collect::<Vec<_>>()
-            .join("\n")
+        let mut told = BTreeSet::new();
+        let mut render = |problem: &Problem| {
+            let why = told.insert(problem.code);
+            // A line of an excerpt may end in blanks of the file.
+            let text = problem.render(&self.text, why, &renderer);
+            text.lines()
+                .map(|line| line.trim_end().to_owned() + "\n")
+                .collect::<String>()
+        };
+        let all: Vec<_> = self.problems.iter().map(&mut render).collect();
+        all.join("\n")
     }
 }
 
@@ -227,6 +332,8 @@ pub(super) struct Problems<'s> {
     source: &'s Source,
     /// Where each line begins.
     lines: Vec<usize>,
+    /// The clock of who asks; `None`: what has passed is no question.
+    now: Option<Timestamp>,
     /// What no excerpt may show.
     masked: Vec<Range<usize>>,
     /// Files that the configuration was read from besides its own.
@@ -240,10 +347,27 @@ impl<'s> Problems<'s> {
         Self {
             source,
             lines: std::iter::once(0).chain(ends).collect(),
+            now: None,
             masked: Vec::new(),
             files: BTreeSet::new(),
             found: Vec::new(),
         }
+    }
+
+    /// The same, for who wants to know what has passed at `now`.
+    pub(super) fn at_time(mut self, now: Timestamp) -> Self {
+        self.now = Some(now);
+        self
+    }
+
+    /// Whether `instant` has passed, as far as that is asked.
+    pub(super) fn passed(&self, instant: Timestamp) -> bool {
+        self.now.is_some_and(|now| instant <= now)
+    }
+
+    /// What is in the file.
+    pub(super) fn text(&self) -> &'s str {
+        self.source.text()
     }
 
     /// A problem at `span`.
@@ -287,6 +411,12 @@ impl<'s> Problems<'s> {
     /// Hides a part of the file from every excerpt.
     pub(super) fn mask(&mut self, span: &Range<usize>) {
         self.masked.push(span.clone());
+    }
+
+    /// Whether a part of `span` is hidden.
+    pub(super) fn is_masked(&self, span: &Range<usize>) -> bool {
+        let touches = |hidden: &Range<usize>| hidden.start < span.end && span.start < hidden.end;
+        self.masked.iter().any(touches)
     }
 
     /// The file at `path`, as it is named in the configuration, belongs to it, be it readable or
@@ -353,7 +483,17 @@ impl<'s> Problems<'s> {
                 last.help(format!("{more} more problems are not listed"));
             }
         }
-        self.found
+        let mut found = std::mem::take(&mut self.found);
+        for problem in &mut found {
+            let edits = std::mem::take(&mut problem.fix).edits();
+            problem.edits = (edits.into_iter())
+                .map(|(span, replacement)| Edit {
+                    place: self.place(&span),
+                    replacement,
+                })
+                .collect();
+        }
+        found
     }
 
     /// This line; all of the table, if it is the table's header.
@@ -383,27 +523,47 @@ impl<'s> Problems<'s> {
         let text = self.source.text();
         let start = boundary(text, span.start);
         let end = boundary(text, span.end).max(start);
-        let line = self.line(start);
-        let begins = self.lines[line - 1];
+        let (line, column) = self.position(start);
         Place {
             path: self.source.path().to_owned(),
             span: start..end,
             line,
-            column: text[begins..start].chars().count() + 1,
+            column,
+            end: self.position(end),
         }
+    }
+
+    /// Line and column of a byte.
+    fn position(&self, at: usize) -> (usize, usize) {
+        let line = self.line(at);
+        let before = &self.source.text()[self.lines[line - 1]..at];
+        (line, before.chars().count() + 1)
     }
 }
 
+/// What to say of a word that is unknown.
+#[derive(Debug)]
+pub(super) struct Hint {
+    /// In words.
+    pub(super) help: String,
+    /// The word to write instead, if it is clear.
+    pub(super) meant: Option<String>,
+}
+
 /// What to say when `word` is unknown: the known word that was probably meant, or all of them.
-pub(super) fn suggest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+pub(super) fn suggest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Hint {
     let known: Vec<&str> = known.into_iter().collect();
-    if let Some(near) = nearest(word, known.iter().copied()) {
-        return format!("did you mean {near:?}?");
-    }
-    match known.as_slice() {
-        [] => "none is defined".to_owned(),
-        [one] => format!("the only one is {one:?}"),
-        several => format!("one of {}", list(several.iter().copied())),
+    let near = nearest(word, known.iter().copied());
+    let help = match (near, known.as_slice()) {
+        (Some(near), _) => format!("did you mean {near:?}?"),
+        (None, []) => "none is defined".to_owned(),
+        (None, [one]) => format!("the only one is {one:?}"),
+        (None, several) => format!("one of {}", list(several.iter().copied())),
+    };
+    let only = known.first().filter(|_| known.len() == 1).copied();
+    Hint {
+        help,
+        meant: near.or(only).map(str::to_owned),
     }
 }
 
@@ -462,6 +622,15 @@ fn boundary(text: &str, at: usize) -> usize {
         .rev()
         .find(|at| text.is_char_boundary(*at))
         .unwrap_or(0)
+}
+
+/// The whole lines that `span` touches.
+fn lines(text: &str, span: Range<usize>) -> Range<usize> {
+    let start = boundary(text, span.start);
+    let end = boundary(text, span.end).max(start);
+    let begins = text[..start].rfind('\n').map_or(0, |at| at + 1);
+    let ends = text[end..].find('\n').map_or(text.len(), |at| end + at);
+    begins..ends
 }
 
 /// The line on which `span` begins, and the part of the span that is on it: more would hide the
@@ -538,27 +707,34 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_is_json_with_its_place() {
+    fn a_problem_is_json_with_its_place_and_its_fix() {
         let source = source("a = 1\n");
         let mut problems = Problems::new(&source);
         problems
             .at(codes::UNKNOWN_KEY, &(0..1), "unknown key \"a\"")
-            .help("remove it");
+            .help("did you mean \"b\"?")
+            .fix(Fix::replace(&(0..1), "b"));
         let report = Report::new(&source, problems.sorted());
         assert_eq!(
             serde_json::to_value(&report).unwrap(),
             serde_json::json!({"problems": [{
                 "code": "E011",
                 "severity": "error",
+                "file": "routing.toml",
+                "line": 1,
+                "column": 1,
+                "end": {"line": 1, "column": 2},
                 "message": "unknown key \"a\"",
                 "label": null,
-                "help": "remove it",
-                "place": {
-                    "path": "routing.toml",
-                    "span": {"start": 0, "end": 1},
+                "why": explain::why("E011"),
+                "fix": {"text": "did you mean \"b\"?", "edits": [{
+                    "file": "routing.toml",
                     "line": 1,
                     "column": 1,
-                },
+                    "end": {"line": 1, "column": 2},
+                    "span": [0, 1],
+                    "replacement": "b",
+                }]},
             }]})
         );
     }

@@ -1,10 +1,12 @@
 //! The keys of `routing.toml`, and the walk that holds a file against them.
 //!
-//! Owns the table of keys: a key is accepted where it has a row and nowhere else, with the shape
-//! that the row says. [`read`] reports everything that does not fit, in one run, and yields the
+//! A key is accepted where it has a row in `keys` and nowhere else, with the shape that the row
+//! says. [`read`] reports everything that does not fit, in one run, and yields the
 //! values that do, each with its place. What values mean together is the matter of `validate`.
 //! Invariant: what was reported is never also called missing.
 
+mod keys;
+mod meant;
 mod secrets;
 mod syntax;
 mod walk;
@@ -18,10 +20,9 @@ use toml::de::DeTable;
 use super::env::Environment;
 use super::moment::Moment;
 use super::problem::Problems;
-use super::snapshot::{DialWay, Fallback, Network, Scope};
 use super::source::Source;
-use crate::words::effect::Effect;
-use crate::words::names::Kind;
+pub(super) use keys::ROOT;
+pub(super) use secrets::KEPT;
 use walk::Walk;
 
 /// One key.
@@ -29,7 +30,12 @@ use walk::Walk;
 pub(super) struct Row {
     pub(super) key: &'static str,
     pub(super) shape: Shape,
-    required: bool,
+    /// What holds without it, as it would be written, or in words; `None`: it is required.
+    pub(super) default: Option<&'static str>,
+    /// What it is for, in one line.
+    pub(super) about: &'static str,
+    /// The variable of the environment that does the same, and beats the file.
+    pub(super) variable: Option<&'static str>,
 }
 
 /// What a key takes.
@@ -64,160 +70,6 @@ pub(super) enum Shape {
     /// A list of tables with these keys.
     Tables(&'static [Row]),
 }
-
-const fn row(key: &'static str, shape: Shape) -> Row {
-    Row {
-        key,
-        shape,
-        required: false,
-    }
-}
-
-const fn need(key: &'static str, shape: Shape) -> Row {
-    Row {
-        key,
-        shape,
-        required: true,
-    }
-}
-
-/// Every key that is accepted.
-pub(super) const ROOT: &[Row] = &[
-    row(
-        "listen",
-        Shape::Table(&[
-            row("data", Shape::Address),
-            row("admin", Shape::Address),
-            row("token", Shape::Secret),
-        ]),
-    ),
-    row(
-        "admin",
-        Shape::Table(&[
-            row("tailnet", Shape::Texts),
-            row("token", Shape::Secret),
-            row(
-                "tokens",
-                Shape::Named(&[
-                    need("secret", Shape::Secret),
-                    row(
-                        "scope",
-                        Shape::Word(|| Scope::WORDS.map(|(word, _)| word).to_vec()),
-                    ),
-                ]),
-            ),
-            row("hosts", Shape::Texts),
-        ]),
-    ),
-    row(
-        "tailnet",
-        Shape::Table(&[
-            row("name", Shape::Text),
-            row(
-                "dial",
-                Shape::Word(|| DialWay::WORDS.map(|(word, _)| word).to_vec()),
-            ),
-            row("socket", Shape::Text),
-            row("proxy", Shape::Address),
-            row("repair", Shape::Flag),
-        ]),
-    ),
-    row(
-        "backends",
-        Shape::Named(&[
-            row("host", Shape::Text),
-            row("url", Shape::Text),
-            row(
-                "dial",
-                Shape::Word(|| Network::WORDS.map(|(word, _)| word).to_vec()),
-            ),
-            row("headers", Shape::Secrets),
-            row("ca", Shape::Text),
-            row(
-                "drain",
-                Shape::Table(&[
-                    row("until", Shape::Moment),
-                    row("reason", Shape::Text),
-                    row("by", Shape::Text),
-                ]),
-            ),
-        ]),
-    ),
-    row(
-        "services",
-        Shape::Named(&[
-            row("kind", Shape::Word(|| Kind::ALL.map(Kind::as_str).to_vec())),
-            row("port", Shape::Port),
-            row("listen", Shape::Address),
-            row(
-                "fallback",
-                Shape::Word(|| Fallback::WORDS.map(|(word, _)| word).to_vec()),
-            ),
-            row("timeouts", Shape::Table(TIMEOUTS)),
-            row("backends", Shape::Texts),
-            row("effects", Shape::Tables(EFFECTS)),
-        ]),
-    ),
-    row(
-        "routes",
-        Shape::Tables(&[
-            need("path", Shape::Text),
-            need("service", Shape::Text),
-            row("strip", Shape::Flag),
-            row("host", Shape::Text),
-            row("upgrade", Shape::Texts),
-            row("timeouts", Shape::Table(TIMEOUTS)),
-            row("effects", Shape::Tables(EFFECTS)),
-        ]),
-    ),
-    row("timeouts", Shape::Table(TIMEOUTS)),
-    row(
-        "schedule",
-        Shape::Table(&[
-            row("timezone", Shape::Text),
-            row("default", Shape::Text),
-            row(
-                "switch",
-                Shape::Tables(&[
-                    need("at", Shape::Moment),
-                    need("to", Shape::Text),
-                    row("services", Shape::Texts),
-                ]),
-            ),
-        ]),
-    ),
-    row(
-        "pin",
-        Shape::Tables(&[
-            need("to", Shape::Text),
-            row("until", Shape::Moment),
-            row("reason", Shape::Text),
-            row("by", Shape::Text),
-            row("services", Shape::Texts),
-            row("writes", Shape::Flag),
-        ]),
-    ),
-];
-
-const EFFECTS: &[Row] = &[
-    row("methods", Shape::Texts),
-    row("paths", Shape::Texts),
-    need(
-        "effect",
-        Shape::Word(|| Effect::ALL.map(Effect::as_str).to_vec()),
-    ),
-];
-
-const TIMEOUTS: &[Row] = &[
-    row("race", Shape::Duration),
-    row("connect", Shape::Duration),
-    row("wait", Shape::Duration),
-    row("start", Shape::Duration),
-    row("head", Shape::Duration),
-    row("idle", Shape::Duration),
-    row("total", Shape::Bound),
-    row("probe", Shape::Duration),
-];
 
 /// Something, and where it stands.
 #[derive(Clone, Debug)]
@@ -311,6 +163,18 @@ impl Table {
         self.value(key).is_some()
     }
 
+    /// Where `key = value` stands, if it is written there.
+    pub(super) fn entry(&self, key: &str) -> Option<Range<usize>> {
+        let (name, value) = self.entries.iter().find(|(name, _)| name.value == key)?;
+        Some(name.span.start..value.span.end)
+    }
+
+    /// Where the last of what is written in it ends.
+    pub(super) fn end(&self) -> usize {
+        let ends = self.entries.iter().map(|(_, value)| value.end());
+        ends.chain([self.span.end]).max().unwrap_or_default()
+    }
+
     /// Where the value of `key` stands; if it is not there, the table.
     pub(super) fn span_of(&self, key: &str) -> &Range<usize> {
         self.value(key).map_or(&self.span, |value| &value.span)
@@ -321,6 +185,18 @@ impl Table {
             .iter()
             .find(|(name, _)| name.value == key)
             .map(|(_, value)| value)
+    }
+}
+
+impl At<Value> {
+    /// Where it ends, with all that is under headers of its own.
+    fn end(&self) -> usize {
+        let inner = match &self.value {
+            Value::Table(table) => table.end(),
+            Value::Tables(tables) => tables.iter().map(Table::end).max().unwrap_or_default(),
+            _ => 0,
+        };
+        self.span.end.max(inner)
     }
 }
 

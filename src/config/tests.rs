@@ -4,6 +4,8 @@ mod changes;
 mod damage;
 mod environment;
 mod keys;
+mod problems;
+mod reference;
 mod secrets;
 mod sites;
 mod valid;

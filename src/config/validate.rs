@@ -24,8 +24,9 @@ use jiff::tz::TimeZone;
 use super::codes::{self, Code};
 use super::defaults;
 use super::env::Environment;
+use super::fix::Fix;
 use super::moment::{Moment, show};
-use super::problem::{Problems, list, quote, suggest};
+use super::problem::{Hint, Problems, list, quote, suggest};
 use super::raw::{At, Table};
 use super::snapshot::{Backend, BackendId, Origin, Service, ServiceId, Snapshot};
 use super::source::Source;
@@ -94,18 +95,35 @@ pub(super) fn snapshot(
 
 /// A file without machines or without services is half of one, or another file.
 fn not_nothing(root: &Table, problems: &mut Problems<'_>) {
-    for (key, what) in [("backends", "machines"), ("services", "services")] {
+    let parts = [
+        ("backends", "machines", "macbook-m1 = {}"),
+        ("services", "services", "ollama = {}"),
+    ];
+    let lacks = |key: &str| {
+        let table = root.get::<&Table>(key);
+        !root.has(key) || table.is_some_and(|table| table.value.is_empty())
+    };
+    let all = parts.iter().all(|(key, ..)| lacks(key));
+    for (key, what, example) in parts.into_iter().filter(|(key, ..)| lacks(key)) {
         let message = format!("no {what}: [{key}] is missing or empty");
-        let help = format!("the smallest valid file is\n\n{}", defaults::SMALLEST);
-        if !root.has(key) {
-            problems.outside(codes::MISSING, message).help(help);
-        } else if root
-            .get::<&Table>(key)
-            .is_some_and(|table| table.value.is_empty())
-        {
+        let help = if all {
+            format!("the smallest valid file is\n\n{}", defaults::SMALLEST)
+        } else {
+            format!("add them to [{key}], as in {example}")
+        };
+        let (text, span) = (problems.text(), root.span_of(key));
+        if root.has(key) {
+            let fix = Fix::add_key(text, span, example);
             problems
-                .at(codes::MISSING, root.span_of(key), message)
-                .help(help);
+                .at(codes::MISSING, span, message)
+                .help(help)
+                .fix(fix);
+        } else {
+            let fix = Fix::append(text, &format!("[{key}]\n{example}"));
+            problems
+                .outside(codes::MISSING, message)
+                .help(help)
+                .fix(fix);
         }
     }
 }
@@ -118,7 +136,13 @@ impl Scope<'_> {
             Ok(instant) => Some(instant),
             Err(ambiguous) => {
                 let (message, help) = ambiguous.message_and_help(key);
-                problems.at(codes::NO_INSTANT, &span, message).help(help);
+                // As most programs read it: by the offset before the change.
+                let [earlier, later] = &ambiguous.candidates;
+                let meant = if ambiguous.skipped { later } else { earlier };
+                problems
+                    .at(codes::NO_INSTANT, &span, message)
+                    .help(help)
+                    .fix(Fix::replace(&span, meant));
                 None
             }
         }
@@ -154,6 +178,8 @@ impl Scope<'_> {
             .position(|backend| backend.name.as_str() == name);
         // What is defined and wrong was reported there.
         if found.is_none() && self.root.lacks("backends", name) {
+            let Hint { help, meant } = suggest(name, self.backend_names());
+            let fix = meant.map(|meant| Fix::string(problems.text(), span, &meant));
             problems
                 .at(
                     codes::REFERENCE,
@@ -161,7 +187,8 @@ impl Scope<'_> {
                     format!("backend {} is not defined", quote(name)),
                 )
                 .label("not in [backends]")
-                .help(suggest(name, self.backend_names()));
+                .help(help)
+                .fix(fix);
         }
         found.map(BackendId)
     }
@@ -179,6 +206,8 @@ impl Scope<'_> {
             .position(|service| service.name.as_str() == name);
         if found.is_none() && self.root.lacks("services", name) {
             let names = self.services.iter().map(|service| service.name.as_str());
+            let Hint { help, meant } = suggest(name, names);
+            let fix = meant.map(|meant| Fix::string(problems.text(), span, &meant));
             problems
                 .at(
                     codes::REFERENCE,
@@ -186,7 +215,8 @@ impl Scope<'_> {
                     format!("service {} is not defined", quote(name)),
                 )
                 .label("not in [services]")
-                .help(suggest(name, names));
+                .help(help)
+                .fix(fix);
         }
         found.map(ServiceId)
     }
@@ -206,9 +236,12 @@ impl Scope<'_> {
             return None;
         };
         if names.is_empty() {
+            let entry = table.entry("services");
+            let fix = entry.map(|entry| Fix::remove_key(problems.text(), &entry));
             problems
                 .at(codes::VALUE, &span, "services names none")
-                .help("name one, or leave the key out for all services");
+                .help("name one, or leave the key out for all services")
+                .fix(fix);
         }
         let mut ids = Vec::new();
         for name in names {
@@ -224,9 +257,16 @@ impl Scope<'_> {
             if !self.services[id.0].backends.contains(&to.value) {
                 let backend = &self.backends[to.value.0].name;
                 let message = format!("backend {backend} does not offer service {}", name.value);
+                let offering = self.root.table("services").table(&name.value);
+                let list = offering
+                    .has("backends")
+                    .then(|| offering.span_of("backends"));
+                let item = format!("\"{backend}\"");
+                let fix = list.map(|list| Fix::add_item(problems.text(), list, &item));
                 problems
                     .at(codes::REFERENCE, &name.span, message)
-                    .help(format!("add {backend} to services.{}.backends", name.value));
+                    .help(format!("add {backend} to services.{}.backends", name.value))
+                    .fix(fix);
             }
         }
         Some(ids)
@@ -291,13 +331,15 @@ impl Scope<'_> {
 
 /// Reports a word that stands in a list for the second time.
 fn twice(name: &str, span: &Range<usize>, problems: &mut Problems<'_>) {
+    let fix = Fix::remove_item(problems.text(), span);
     problems
         .at(
             codes::TWICE,
             span,
             format!("{} is listed twice", quote(name)),
         )
-        .help("list it once");
+        .help("list it once")
+        .fix(fix);
 }
 
 /// A text under `key`, for people.

@@ -10,7 +10,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep};
+use tracing::info;
 
 use crate::config::{Environment, Report, Snapshot, Source, load, read};
 use store::Store;
@@ -33,6 +35,13 @@ pub struct Inputs {
     /// How changes are noticed.
     pub mode: Mode,
 }
+
+/// SIGHUP, which asks for a look at the files at once.
+#[derive(Debug)]
+pub struct Hangups(
+    /// `None`: the system gives no signals.
+    Option<Signal>,
+);
 
 impl Inputs {
     /// Reads and validates one file.
@@ -69,8 +78,9 @@ impl Inputs {
         bring(store, truth, copy)
     }
 
-    /// Watches the files for ever and brings what they say into `store`.
-    pub async fn follow(self, store: Arc<Store>) {
+    /// Watches the files for ever and brings what they say into `store`. SIGHUP asks for a look at
+    /// once; the log answers what changed, or what is wrong.
+    pub async fn follow(self, store: Arc<Store>, mut hangups: Hangups) {
         let paths = std::iter::once(&self.truth)
             .chain(&self.stand_in)
             .cloned()
@@ -80,15 +90,31 @@ impl Inputs {
         watcher = watcher.beside(own, store.live().snapshot.files.clone());
         loop {
             // Of secrets and roots it matters only that they changed: loading reads them.
-            let mut seen = watcher.changed().await.files.into_iter().take(own);
+            let (seen, by_signal) = tokio::select! {
+                seen = watcher.changed() => (seen.files, false),
+                // Settled or not: who asks has written them.
+                () = hangups.next() => (self.sources(), true),
+            };
+            let mut seen = seen.into_iter().take(own);
             let Some(truth) = seen.next().map(|source| self.load(source)) else {
                 return;
             };
             let copy = seen.next().map(|source| self.load(source));
             let named = [Some(&truth), copy.as_ref()];
             watcher = watcher.beside(own, named.into_iter().flatten().flat_map(files));
-            bring(&store, truth, copy);
+            // The log has told any other outcome.
+            if let Outcome::Unchanged = bring(&store, truth, copy)
+                && by_signal
+            {
+                info!("SIGHUP: nothing changes, the configuration is the one in use");
+            }
         }
+    }
+
+    /// What the files hold now.
+    fn sources(&self) -> Vec<Result<Source, Report>> {
+        let files = std::iter::once(&self.truth).chain(&self.stand_in);
+        files.map(|path| read(path)).collect()
     }
 }
 
@@ -109,6 +135,21 @@ pub enum Outcome {
     Unchanged,
     /// They are not taken, for these problems.
     Rejected(Report),
+}
+
+impl Hangups {
+    /// Listens from now on: before anybody is told that we are there, as SIGHUP ends who does not.
+    pub fn listen() -> Self {
+        Self(signal(SignalKind::hangup()).ok())
+    }
+
+    /// The next SIGHUP.
+    async fn next(&mut self) {
+        match &mut self.0 {
+            Some(signals) => drop(signals.recv().await),
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// What the files now say, against what is in use.

@@ -702,7 +702,7 @@ async fn a_token_that_was_replaced_is_refused_from_then_on() {
     let changed = app.order("/reload", OLD, "{}").await;
     assert_eq!(
         changed.json()["changes"],
-        json!(["admin token token: another one"])
+        json!(["the admin token token is another one"])
     );
     assert_eq!(app.order("/reload", OLD, "{}").await.status(), 401);
     assert_eq!(app.order("/reload", ORDERS, "{}").await.status(), 200);

@@ -43,9 +43,9 @@ async fn an_order_is_in_the_file_and_holds_when_it_is_answered() {
     assert_eq!(told["result"], "applied");
     assert_eq!(told["generation"], 2);
     let changed = told["changes"][0].as_str().unwrap();
-    assert!(changed.starts_with("pin to m2 until "), "{changed}");
+    assert!(changed.starts_with("a new pin to m2 until "), "{changed}");
     assert!(
-        changed.ends_with("by \"ann\", reason \"m1 gets an update\": added"),
+        changed.ends_with("by \"ann\" (\"m1 gets an update\")"),
         "{changed}"
     );
     let summary = told["summary"][0].as_str().unwrap();
@@ -100,7 +100,7 @@ async fn who_decided_on_an_older_file_is_told_what_was_done_meanwhile() {
     let third = order("m1", &seen).await.json();
     assert_eq!(
         third["changes"],
-        json!(["service ollama: fallback all -> none"])
+        json!(["route /ollama: nothing may fall back any more"])
     );
     app.stop().await;
 }
@@ -118,7 +118,7 @@ async fn a_reload_answers_with_what_is_different_or_with_the_problems() {
     );
     assert_eq!(
         told.json()["changes"],
-        json!(["service qdrant: fallback reads -> none"])
+        json!(["route /qdrant: nothing may fall back any more"])
     );
     let good = text(&app);
     app.edit_in_place(|text| text + "nonsense = 1\n");

@@ -155,7 +155,10 @@ pub fn prepare(order: &Order, giver: &Giver<'_>) -> Result<Prepared, Refused> {
     let source = Source::new(giver.path, text.clone());
     let becomes = load(&source, giver.environment).map_err(invalid)?;
     let changes = config::changes(&was, &becomes);
-    only_orders(&changes).map_err(Refused::Wrong)?;
+    only_orders(&was, &becomes).map_err(Refused::Wrong)?;
+    if changes.is_empty() {
+        return Err(Refused::Wrong(Wrong::new("that is so already", "")));
+    }
     let notes = notes(order, &was, &becomes, giver.now);
     Ok(Prepared {
         file,
@@ -233,18 +236,20 @@ fn pin_of_writes(order: &Order, file: &Path) -> Result<(), Wrong> {
 }
 
 /// An edit that changed more than orders would be a mistake of ours.
-fn only_orders(changes: &[String]) -> Result<(), Wrong> {
-    let of_orders = |line: &&String| {
-        line.starts_with("pin ")
-            || line.starts_with("backend ")
-                && (line.contains(": drained") || line.ends_with(": no longer drained"))
+fn only_orders(was: &Snapshot, becomes: &Snapshot) -> Result<(), Wrong> {
+    let without = |snapshot: &Snapshot| {
+        let mut snapshot = snapshot.clone();
+        snapshot.pins.clear();
+        for backend in &mut snapshot.backends {
+            backend.drain = None;
+        }
+        snapshot
     };
-    match changes.iter().find(|line| !of_orders(line)) {
+    match config::changes(&without(was), &without(becomes)).first() {
         Some(line) => Err(Wrong::new(
             format!("the edit would also change this: {line}"),
             "edit the file by hand",
         )),
-        None if changes.is_empty() => Err(Wrong::new("that is so already", "")),
         None => Ok(()),
     }
 }
@@ -404,7 +409,7 @@ mod tests {
         let first = first.commit(&Environment::default()).unwrap();
         assert_eq!(
             first.changes,
-            ["pin to m2 until 2025-02-16T02:00:00+00:00 by \"ann\", reason \"upgrade\": added"]
+            ["a new pin to m2 until 16 February 2025, 02:00 +00:00, by \"ann\" (\"upgrade\")"]
         );
         let refused = undone(second.commit(&Environment::default()).unwrap_err());
         assert_eq!(refused, format!("stale: {}", first.changes[0]));

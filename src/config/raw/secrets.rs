@@ -8,13 +8,28 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
+use super::keys::row;
 use super::walk::{Walk, join};
-use super::{At, Kept, Row, Shape, Value, row};
+use super::{At, Kept, Row, Shape, Value};
 use crate::config::codes;
 use crate::config::env::is_variable;
+use crate::config::fix::Fix;
 
 /// The two forms.
-const KEPT: &[Row] = &[row("env", Shape::Text), row("file", Shape::Text)];
+pub(in crate::config) const KEPT: &[Row] = &[
+    row(
+        "env",
+        Shape::Text,
+        "",
+        "the variable of the environment that holds it",
+    ),
+    row(
+        "file",
+        Shape::Text,
+        "",
+        "the file that holds it and nothing else; a relative path begins beside routing.toml",
+    ),
+];
 
 const FORMS: &str = "write { env = \"NAME\" } for a variable of the environment, or \
                      { file = \"/run/secrets/name\" }";
@@ -83,7 +98,11 @@ impl Walk<'_, '_> {
                 format!("{path} is a secret, and secrets do not stand in this file"),
             )
             .label("not shown")
-            .help(FORMS);
+            .help(FORMS)
+            .fix(Fix::replace(
+                span,
+                format!("{{ env = \"{}\" }}", variable_for(path)),
+            ));
         None
     }
 
@@ -108,6 +127,28 @@ impl Walk<'_, '_> {
             Value::Text(name) => Some(Value::Secret(Kept::File(name))),
             _ => None,
         }
+    }
+}
+
+/// The variable that the secret of a key would stand in: `QDRANT_API_KEY`.
+fn variable_for(path: &str) -> String {
+    let keys: Vec<_> = path.split('.').collect();
+    let name = match keys.as_slice() {
+        ["backends", backend, .., header] => format!("{backend}_{header}"),
+        _ => "TAILHOP_TOKEN".to_owned(),
+    };
+    let plain = |c: char| {
+        if c.is_ascii_alphanumeric() {
+            c.to_ascii_uppercase()
+        } else {
+            '_'
+        }
+    };
+    let name: String = name.chars().map(plain).collect();
+    if is_variable(&name) {
+        name
+    } else {
+        format!("_{name}")
     }
 }
 

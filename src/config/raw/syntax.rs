@@ -44,11 +44,16 @@ pub(super) fn report(
         mask_line(text, span.start, problems);
         // An error that is between two characters is shown at the one that follows.
         let end = span.end.max((span.start + 1).min(text.len()));
-        problems.at(
+        let problem = problems.at(
             codes::SYNTAX,
             &(span.start..end),
             format!("this is not TOML: {message}"),
         );
+        if message == "duplicate key" {
+            problem
+                .label("it was written before")
+                .help("keep one of the two");
+        }
     }
     if let Some(at) = wreck {
         mask_line(text, at, problems);

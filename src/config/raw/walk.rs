@@ -9,13 +9,15 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::meant;
 use super::secrets::sounds_secret;
 use super::{At, ROOT, Row, Shape, Table, Value};
 use crate::config::codes;
 use crate::config::defaults::{TIMEOUT_MAX, TIMEOUT_MIN};
 use crate::config::env::{Environment, Unexpanded};
+use crate::config::fix::Fix;
 use crate::config::moment::Moment;
-use crate::config::problem::{Problems, list, nearest, quote, suggest};
+use crate::config::problem::{Hint, Problems, list, nearest, quote, suggest};
 use crate::words::names::{NAME_MAX, is_name};
 use crate::words::units::{parse_duration, show_duration};
 
@@ -91,7 +93,7 @@ impl<'w, 's> Walk<'w, 's> {
         let table = Table { span, entries };
         for row in rows
             .iter()
-            .filter(|row| row.required && !table.has(row.key))
+            .filter(|row| row.default.is_none() && !path.is_empty() && !table.has(row.key))
         {
             self.missing(row, &table.span, path);
         }
@@ -240,7 +242,7 @@ impl<'w, 's> Walk<'w, 's> {
             Shape::Address => {
                 let help = "write an IP address and a port, such as \"127.0.0.1:8484\"";
                 let address = text.parse().ok().map(Value::Address);
-                address.or_else(|| self.bad(span, path, &text, help))
+                address.or_else(|| self.bad(span, path, &text, help, meant::address(&text)))
             }
             Shape::Duration => self.duration(&text, span, path).map(Value::Duration),
             Shape::Bound if text == "none" => Some(Value::Bound(None)),
@@ -262,15 +264,15 @@ impl<'w, 's> Walk<'w, 's> {
         if words.contains(&text.as_str()) {
             return Some(Value::Text(text));
         }
-        let help = suggest(&text, words.iter().copied());
-        self.bad(span, path, &text, &help)
+        let Hint { help, meant } = suggest(&text, words.iter().copied());
+        self.bad(span, path, &text, &help, meant)
     }
 
     fn duration(&mut self, text: &str, span: &Range<usize>, path: &str) -> Option<Duration> {
         let length = match parse_duration(text) {
             Ok(length) => length,
             Err(help) => {
-                self.bad(span, path, text, &help);
+                self.bad(span, path, text, &help, meant::duration(text));
                 return None;
             }
         };
@@ -283,6 +285,7 @@ impl<'w, 's> Walk<'w, 's> {
             path,
             text,
             &format!("write a duration between {least} and {most}"),
+            None,
         );
         None
     }
@@ -292,7 +295,7 @@ impl<'w, 's> Walk<'w, 's> {
             return Some(Value::Moment(moment));
         }
         let help = "write a date such as 2025-02-17, or a time such as 2025-02-17T09:00:00+09:00";
-        self.bad(span, path, text, help)
+        self.bad(span, path, text, help, meant::date(text))
     }
 
     fn port(&mut self, digits: &str, radix: u32, span: &Range<usize>, path: &str) -> Option<Value> {
@@ -319,21 +322,33 @@ impl<'w, 's> Walk<'w, 's> {
                 Unexpanded::Unset { .. } | Unexpanded::NotUtf8 { .. } => codes::UNSET_VARIABLE,
             };
             let (message, help) = reason.message_and_help();
+            let fix = reason.fix(self.text, span);
             self.problems
                 .at(code, span, format!("{path}: {message}"))
-                .help(help);
+                .help(help)
+                .fix(fix);
         }
         None
     }
 
-    fn bad(&mut self, span: &Range<usize>, path: &str, text: &str, help: &str) -> Option<Value> {
+    /// Reports a value that cannot be; `meant` is the one to write instead, if that is clear.
+    fn bad(
+        &mut self,
+        span: &Range<usize>,
+        path: &str,
+        text: &str,
+        help: &str,
+        meant: Option<String>,
+    ) -> Option<Value> {
+        let fix = meant.map(|meant| Fix::string(self.text, span, &meant));
         self.problems
             .at(
                 codes::VALUE,
                 span,
                 format!("{path} cannot be {}", quote(text)),
             )
-            .help(help);
+            .help(help)
+            .fix(fix);
         None
     }
 
@@ -345,6 +360,13 @@ impl<'w, 's> Walk<'w, 's> {
         path: &str,
     ) -> Option<Value> {
         let (expected, example) = expected(shape);
+        let written = self.text.get(span.clone()).unwrap_or_default();
+        let meant = meant::converted(shape, found, written);
+        let help = match &meant {
+            Some(header) if header.starts_with("[[") => format!("write {header}"),
+            Some(meant) => format!("write {} = {meant}", last(path)),
+            None => format!("write it as in {} = {example}", last(path)),
+        };
         let found = found_type(found);
         self.problems
             .at(
@@ -353,7 +375,8 @@ impl<'w, 's> Walk<'w, 's> {
                 format!("{path} must be {expected}, and is {found}"),
             )
             .label(format!("this is {found}"))
-            .help(format!("write it as in {} = {example}", last(path)));
+            .help(help)
+            .fix(meant.map(|text| Fix::replace(span, text)));
         None
     }
 
@@ -371,9 +394,14 @@ impl<'w, 's> Walk<'w, 's> {
             Some(near) => format!("did you mean {near:?}?"),
             None => match home(name, ROOT, "") {
                 Some(home) => format!("{name:?} belongs in {home}"),
-                None => format!("known here: {}", list(known)),
+                None => format!(
+                    "known here: {}; this is tailhop {}: a newer one may know it",
+                    list(known),
+                    env!("CARGO_PKG_VERSION")
+                ),
             },
         };
+        let fix = meant.map(|meant| Fix::replace(&key.span(), meant));
         let place = if path.is_empty() {
             String::new()
         } else {
@@ -385,7 +413,8 @@ impl<'w, 's> Walk<'w, 's> {
                 &key.span(),
                 format!("unknown key {}{place}", quote(name)),
             )
-            .help(help);
+            .help(help)
+            .fix(fix);
         meant
     }
 

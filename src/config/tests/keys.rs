@@ -16,7 +16,7 @@ fn codes_have_one_meaning_and_reasons_are_a_closed_set() {
 }
 
 /// One value that differs from the default, for each key of the table.
-fn example(path: &str) -> &'static str {
+pub(super) fn example(path: &str) -> &'static str {
     let last = path.rsplit('.').next().unwrap();
     match path {
         "listen.data" => "\"127.0.0.1:1\"",
@@ -57,7 +57,7 @@ fn example(path: &str) -> &'static str {
 }
 
 /// The path of every key that takes a value.
-fn leaves(rows: &[Row], path: &str, into: &mut Vec<String>) {
+pub(super) fn leaves(rows: &[Row], path: &str, into: &mut Vec<String>) {
     for row in rows {
         let here = if path.is_empty() {
             row.key.into()
@@ -100,7 +100,7 @@ fn every_key_of_the_table_is_documented_and_does_something() {
 }
 
 /// A file in which `path` may be written, with and without it.
-fn base_for(path: &str, value: Option<&str>) -> String {
+pub(super) fn base_for(path: &str, value: Option<&str>) -> String {
     let key = path.rsplit('.').next().unwrap();
     let table = path.strip_suffix(key).unwrap().trim_end_matches('.');
     let set = value

@@ -358,24 +358,21 @@ fn changes_of_urls_addresses_and_effects_are_told_and_secrets_only_that_they_cha
     let told = |new: &str, value| changes(&old, &good(new, &key(value)));
     assert_eq!(
         told(&text("https://b.example"), "canary-1"),
-        [
-            "backend cloud: host a.example -> b.example",
-            "backend cloud: url https://a.example -> https://b.example"
-        ]
+        ["cloud is reached at https://b.example instead of https://a.example"]
     );
     assert_eq!(
         told(&text("https://a.example"), "canary-2"),
-        ["backend cloud: another secret in header api-key"]
+        ["cloud gets another secret in the header api-key"]
     );
     let token = |text: String| format!("{text}[listen]\ntoken = {{ env = \"K\" }}\n");
     let base = text("https://a.example");
     assert_eq!(
         told(&token(base.clone()), "canary-1"),
-        ["listen.token: asked for from now on"]
+        ["clients have to present a token from now on"]
     );
     let port = base.replace(LISTED, &format!("{LISTED}, listen = \"127.0.0.1:6333\""));
     assert_eq!(
         told(&port, "canary-1"),
-        ["services.qdrant.listen changed: needs a restart (none -> 127.0.0.1:6333)"]
+        ["services.qdrant.listen is 127.0.0.1:6333 instead of none: this needs a restart"]
     );
 }

@@ -56,7 +56,12 @@ error[E011]: unknown key \"prot\" in services.web
 12 | prot = 81
    | ^^^^
    |
-   = help: did you mean \"port\"?
+   = why: a key that is not known would do nothing, and nobody would notice
+help: did you mean \"port\"?
+   |
+12 - prot = 81
+12 + port = 81
+   |
 "
     );
     assert!(report.render(true).contains("\u{1b}["));
@@ -85,7 +90,7 @@ fn an_unknown_key_names_the_key_that_was_meant() {
         ),
         (
             "[tailnet]\nkeepalive = true\n",
-            "known here: \"name\", \"dial\", \"socket\", \"proxy\", \"repair\"",
+            "known here: \"name\", \"dial\", \"socket\", \"proxy\", \"repair\"; this is tailhop",
         ),
     ] {
         let (code, place, text) = one(&file(more), &[]);

@@ -11,6 +11,7 @@ use super::{Scope, variable};
 use crate::config::codes;
 use crate::config::defaults;
 use crate::config::env::TAILNET_NAME;
+use crate::config::fix::Fix;
 use crate::config::problem::{Problems, quote};
 use crate::config::raw::{At, Table};
 use crate::config::snapshot::{Backend, BackendId, DialWay, Listen, Network, Service, Tailnet};
@@ -54,7 +55,14 @@ fn suffix(scope: &Scope<'_>, table: &Table, problems: &mut Problems<'_>) -> Opti
         let suffix = complete(name.value);
         if suffix.is_none() {
             let message = format!("tailnet.name cannot be {}", quote(name.value));
-            problems.at(codes::VALUE, &name.span, message).help(help);
+            let host = name.value.split_once("://").map(|(_, rest)| rest);
+            let host = host.and_then(|rest| rest.split('/').next()?.split(':').next());
+            let fix = host.filter(|host| complete(host).is_some());
+            let fix = fix.map(|host| Fix::string(problems.text(), &name.span, host));
+            problems
+                .at(codes::VALUE, &name.span, message)
+                .help(help)
+                .fix(fix);
         }
         suffix
     });
@@ -76,10 +84,13 @@ fn suffix(scope: &Scope<'_>, table: &Table, problems: &mut Problems<'_>) -> Opti
         && *other != suffix
     {
         let message = format!("TAILNET_NAME={value} replaces the tailnet {other} of the file");
+        let entry = table.entry("name");
+        let fix = entry.map(|entry| Fix::remove_key(problems.text(), &entry));
         problems
             .at(codes::REPLACED, &written.span, message)
             .label("not used")
-            .help("unset TAILNET_NAME, or remove the key");
+            .help("unset TAILNET_NAME, or remove the key")
+            .fix(fix);
     }
     Some(suffix)
 }
@@ -206,13 +217,18 @@ fn own<'a>(scope: &Scope<'a>, listen: Listen) -> Vec<Own<'a>> {
 }
 
 fn report(own: &Own<'_>, address: SocketAddr, other: &str, problems: &mut Problems<'_>) {
+    let port = address.port().checked_add(10);
+    let next = port.map(|port| SocketAddr::new(address.ip(), port).to_string());
+    let next = next.filter(|_| own.written);
+    let fix = next.map(|next| Fix::string(problems.text(), own.span, &next));
     problems
         .at(
             codes::CLASH,
             own.span,
             format!("{} is {address}: {other}", own.key),
         )
-        .help("use another port");
+        .help("use another port")
+        .fix(fix);
 }
 
 /// The backend whose endpoint of `service` is `address` itself, reached from this host.
@@ -252,6 +268,13 @@ pub(super) fn open(
     if address.ip().is_loopback() || root.table("listen").has("token") {
         return;
     }
+    let token = "token = { env = \"TAILHOP_TOKEN\" }";
+    let text = problems.text();
+    let fix = if root.has("listen") {
+        Fix::add_key(text, root.span_of("listen"), token)
+    } else {
+        Fix::append(text, &format!("[listen]\n{token}"))
+    };
     problems
         .at(
             codes::OPEN_DATA,
@@ -262,7 +285,8 @@ pub(super) fn open(
         .help(
             "right when the app is in another container: let it present a token, with \
              listen.token; else use 127.0.0.1",
-        );
+        )
+        .fix(fix);
 }
 
 fn clash(one: SocketAddr, other: SocketAddr) -> bool {

@@ -10,6 +10,7 @@ use std::ops::Range;
 use super::{Scope as Checks, addresses, secrets, variable};
 use crate::config::codes;
 use crate::config::env::{ADMIN_API_KEY, ADMIN_FUNCTIONS_ENABLED};
+use crate::config::fix::Fix;
 use crate::config::problem::{Problems, quote};
 use crate::config::raw::{At, Kept, Table};
 use crate::config::snapshot::{Admin, Listen, Scope, Token};
@@ -154,6 +155,8 @@ pub(super) fn exposure(
 ) {
     let table = checks.root.table("listen");
     if !listen.admin.ip().is_loopback() && admin.tokens.is_empty() {
+        let here = format!("127.0.0.1:{}", listen.admin.port());
+        let fix = Fix::string(problems.text(), table.span_of("admin"), &here);
         problems
             .at(
                 codes::OPEN_ADMIN,
@@ -161,36 +164,67 @@ pub(super) fn exposure(
                 format!("listen.admin cannot be {} without a token", listen.admin),
             )
             .label("not loopback")
-            .help("set admin.token = { env = \"ADMIN_TOKEN\" }, or use 127.0.0.1");
+            .help("use 127.0.0.1, or set admin.token = { env = \"ADMIN_TOKEN\" }")
+            .fix(fix);
     }
     if admin.tailnet.is_empty() || table.has("token") {
         return;
     }
     let who = checks.root.table("admin").span_of("tailnet");
-    let data = table.has("data").then(|| table.span_of("data"));
-    reachable("listen.data", listen.data, data.unwrap_or(who), problems);
+    let elsewhere = aside(listen.data);
+    let (span, fix) = if table.has("data") {
+        let span = table.span_of("data");
+        (span, Fix::string(problems.text(), span, &elsewhere))
+    } else {
+        (who, added(checks, &elsewhere, problems.text()))
+    };
+    reachable("listen.data", listen.data, span, fix, problems);
     let services = checks.root.table("services");
     for service in &checks.services {
         if let Some(address) = service.listen {
             let key = format!("services.{}.listen", service.name);
             let span = services.table(service.name.as_str()).span_of("listen");
-            reachable(&key, address, span, problems);
+            let fix = Fix::string(problems.text(), span, &aside(address));
+            reachable(&key, address, span, fix, problems);
         }
     }
 }
 
+/// The same port, where tailscaled hands nothing to.
+fn aside(address: SocketAddr) -> String {
+    format!("127.0.0.2:{}", address.port())
+}
+
+/// Writes `listen.data` into a file that has none.
+fn added(checks: &Checks<'_>, address: &str, text: &str) -> Fix {
+    let entry = format!("data = {address:?}");
+    if checks.root.has("listen") {
+        Fix::add_key(text, checks.root.span_of("listen"), &entry)
+    } else {
+        Fix::append(text, &format!("[listen]\n{entry}"))
+    }
+}
+
 /// Reports a data address to which tailscaled hands what comes in.
-fn reachable(key: &str, address: SocketAddr, span: &Range<usize>, problems: &mut Problems<'_>) {
+fn reachable(
+    key: &str,
+    address: SocketAddr,
+    span: &Range<usize>,
+    fix: Fix,
+    problems: &mut Problems<'_>,
+) {
     if !takes_tailnet(address.ip()) {
         return;
     }
     let message = format!(
         "admin.tailnet lets the tailnet in, and {key} on {address} would be open to all of it"
     );
-    problems.at(codes::OPEN_TO_TAILNET, span, message).help(
-        "write 127.0.0.2 instead of 127.0.0.1, to which tailscaled hands nothing; or let clients \
-         present a token, with listen.token",
-    );
+    let help = "write 127.0.0.2, to which tailscaled hands nothing; or let clients present a \
+                token, with listen.token";
+    problems
+        .at(codes::OPEN_TO_TAILNET, span, message)
+        .help(help)
+        .fix(fix);
 }
 
 /// Whether what comes in over the tailnet can reach a listener on `ip`.

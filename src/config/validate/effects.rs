@@ -4,6 +4,7 @@ use http::Method;
 
 use crate::api::rules::{Pattern, Rule};
 use crate::config::codes;
+use crate::config::fix::Fix;
 use crate::config::problem::{Problems, quote};
 use crate::config::raw::{At, Table};
 use crate::words::effect::Effect;
@@ -13,13 +14,19 @@ use crate::words::names::Kind;
 pub(super) fn read(table: &Table, kind: Kind, problems: &mut Problems<'_>) -> Option<Vec<Rule>> {
     let tables = table.tables("effects")?;
     if kind != Kind::Http {
+        let span = table.span_of("effects");
+        let inline = problems.text()[span.start..].starts_with('[')
+            && !problems.text()[span.start..].starts_with("[[");
+        let entry = table.entry("effects").filter(|_| inline);
+        let fix = entry.map(|entry| Fix::remove_key(problems.text(), &entry));
         problems
             .at(
                 codes::VALUE,
-                table.span_of("effects"),
+                span,
                 format!("effects are for kind http, and this is {kind}"),
             )
-            .help("remove it: what each of its requests does is known");
+            .help("remove it: what each of its requests does is known")
+            .fix(fix);
         return None;
     }
     Some(
@@ -64,9 +71,12 @@ fn each<T>(
         return Vec::new();
     };
     if value.is_empty() {
+        let entry = table.entry(key);
+        let fix = entry.map(|entry| Fix::remove_key(problems.text(), &entry));
         problems
             .at(codes::VALUE, &span, format!("{key} names none"))
-            .help("name one, or leave the key out for all");
+            .help("name one, or leave the key out for all")
+            .fix(fix);
     }
     let mut found = Vec::new();
     for At { value, span } in value {
@@ -74,7 +84,12 @@ fn each<T>(
             Ok(one) => found.push(one),
             Err(help) => {
                 let message = format!("{key} cannot have {}", quote(value));
-                problems.at(codes::VALUE, span, message).help(help);
+                let upper = value.to_ascii_uppercase();
+                let fix = read(&upper)
+                    .ok()
+                    .filter(|_| *value != upper && key == "methods");
+                let fix = fix.map(|_| Fix::string(problems.text(), span, &upper));
+                problems.at(codes::VALUE, span, message).help(help).fix(fix);
             }
         }
     }

@@ -5,6 +5,7 @@
 use super::{Scope, text, variable};
 use crate::config::codes;
 use crate::config::env::ACTIVE_BACKEND;
+use crate::config::fix::Fix;
 use crate::config::problem::{Problems, suggest};
 use crate::config::raw::Table;
 use crate::config::snapshot::{BackendId, Pin, ServiceId};
@@ -20,7 +21,10 @@ pub(super) fn active_backend(scope: &Scope<'_>, problems: &mut Problems<'_>) -> 
         if !scope.root.lacks("backends", value) {
             return None;
         }
-        let help = format!("{}; or unset it", suggest(value, scope.backend_names()));
+        let help = format!(
+            "{}; or unset it",
+            suggest(value, scope.backend_names()).help
+        );
         let what = "is no backend of the file";
         variable(
             codes::ACTIVE_BACKEND,
@@ -64,14 +68,26 @@ fn pin(scope: &Scope<'_>, table: &Table, problems: &mut Problems<'_>) -> Option<
     let writes = table
         .get::<bool>("writes")
         .is_some_and(|writes| writes.value);
-    if writes && table.has("until") {
+    if let (true, Some(entry)) = (writes, table.entry("until")) {
+        let fix = Fix::remove_key(problems.text(), &entry);
         problems
             .at(
                 codes::WRITES_EXPIRE,
                 table.span_of("until"),
                 "a pin of writes cannot expire",
             )
-            .help("remove until: who owns the writes never changes by a clock running out");
+            .help("remove until: who owns the writes never changes by a clock running out")
+            .fix(fix);
+    } else if let Some(until) = until.filter(|until| problems.passed(*until)) {
+        let fix = Fix::remove_table(problems.text(), &table.span, table.end());
+        problems
+            .at(
+                codes::EXPIRED,
+                table.span_of("until"),
+                format!("this pin ended at {}", scope.show(until)),
+            )
+            .help("take it out")
+            .fix(fix);
     }
     if !writes && !table.has("until") {
         problems
@@ -107,6 +123,7 @@ fn one_each(
     for (id, slot) in taken.iter_mut().enumerate().filter(|(id, _)| is_for(*id)) {
         if let (Some(first), false) = (*slot, reported) {
             let service = &scope.services[id].name;
+            let fix = Fix::remove_table(problems.text(), &table.span, table.end());
             problems
                 .at(
                     codes::TWICE,
@@ -114,7 +131,8 @@ fn one_each(
                     format!("service {service} has two pins"),
                 )
                 .label(format!("the other is in line {first}"))
-                .help("remove one; one that has expired does nothing any more");
+                .help("remove one; one that has expired does nothing any more")
+                .fix(fix);
             reported = true;
         }
         slot.get_or_insert(line);

@@ -8,6 +8,7 @@ use std::ops::Range;
 use super::addresses::is_dns_name;
 use super::{Scope, effects, timeouts};
 use crate::config::codes;
+use crate::config::fix::Fix;
 use crate::config::problem::{Problems, nearest, quote};
 use crate::config::raw::{At, Table};
 use crate::config::snapshot::{HostHeader, Route, ServiceId};
@@ -38,13 +39,16 @@ fn each_service(scope: &Scope<'_>) -> Vec<Route> {
 
 fn written(scope: &Scope<'_>, tables: &[Table], problems: &mut Problems<'_>) -> Vec<Route> {
     if tables.is_empty() {
+        let entry = scope.root.entry("routes");
+        let fix = entry.map(|entry| Fix::remove_key(problems.text(), &entry));
         problems
             .at(
                 codes::VALUE,
                 scope.root.span_of("routes"),
                 "routes has none",
             )
-            .help("add one, or leave the key out for /<service> each");
+            .help("add one, or leave the key out for /<service> each")
+            .fix(fix);
         return Vec::new();
     }
     let mut lines: HashMap<&str, usize> = HashMap::new();
@@ -53,6 +57,7 @@ fn written(scope: &Scope<'_>, tables: &[Table], problems: &mut Problems<'_>) -> 
         if let Some(At { value, span }) = table.get::<&str>("path") {
             let line = problems.line(span.start);
             if let Some(first) = lines.insert(value, line) {
+                let fix = Fix::remove_table(problems.text(), &table.span, table.end());
                 problems
                     .at(
                         codes::TWICE,
@@ -60,7 +65,8 @@ fn written(scope: &Scope<'_>, tables: &[Table], problems: &mut Problems<'_>) -> 
                         format!("path {} has two routes", quote(value)),
                     )
                     .label(format!("the first is in line {first}"))
-                    .help("remove one");
+                    .help("remove one")
+                    .fix(fix);
             }
         }
         routes.extend(route(scope, table, problems));
@@ -118,36 +124,52 @@ fn shape(path: &At<&str>, problems: &mut Problems<'_>) -> Option<String> {
     } else {
         return Some((*value).to_owned());
     };
+    let fix = tidied(value).map(|path| Fix::string(problems.text(), span, &path));
     problems
         .at(
             codes::VALUE,
             span,
             format!("path cannot be {}", quote(value)),
         )
-        .help(help);
+        .help(help)
+        .fix(fix);
     None
+}
+
+/// The path that was meant, if only its slashes are wrong.
+fn tidied(path: &str) -> Option<String> {
+    let segments: Vec<_> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let plain = |part: &&str| {
+        let fine = |byte: u8| byte.is_ascii_graphic() && !b"?#%".contains(&byte);
+        !matches!(*part, "." | "..") && part.bytes().all(fine)
+    };
+    let tidy = !segments.is_empty() && segments.iter().all(plain);
+    tidy.then(|| format!("/{}", segments.join("/")))
 }
 
 /// Which Host the upstream sees. A typo must not become a host.
 fn header(host: &At<&str>, problems: &mut Problems<'_>) -> HostHeader {
     let At { value, span } = host;
     let words = ["upstream", "preserve"];
+    let near = nearest(value, words);
     let help = match *value {
         "upstream" => return HostHeader::Upstream,
         "preserve" => return HostHeader::Preserve,
-        other => match nearest(other, words) {
+        other => match near {
             Some(near) => format!("did you mean {near:?}?"),
             None if is_host(other) => return HostHeader::Fixed(other.to_owned()),
             None => "write \"upstream\", \"preserve\", or a host such as \"localhost:8080\"".into(),
         },
     };
+    let fix = near.map(|near| Fix::string(problems.text(), span, near));
     problems
         .at(
             codes::VALUE,
             span,
             format!("host cannot be {}", quote(value)),
         )
-        .help(help);
+        .help(help)
+        .fix(fix);
     HostHeader::Upstream
 }
 
@@ -156,14 +178,16 @@ fn protocols(table: &Table, kind: Kind, problems: &mut Problems<'_>) -> Vec<Stri
     let Some(list) = table.get::<&[At<String>]>("upgrade") else {
         return Vec::new();
     };
-    if kind != Kind::Http {
+    if let (true, Some(entry)) = (kind != Kind::Http, table.entry("upgrade")) {
+        let fix = Fix::remove_key(problems.text(), &entry);
         problems
             .at(
                 codes::VALUE,
                 &list.span,
                 format!("upgrade is for services of kind \"http\", and this one is {kind}"),
             )
-            .help("leave it out");
+            .help("leave it out")
+            .fix(fix);
     }
     for At { value, span } in list.value {
         let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~/".contains(&byte);
@@ -206,6 +230,14 @@ fn unreachable(scope: &Scope<'_>, tables: &[Table], problems: &mut Problems<'_>)
         };
         tables.iter().any(to)
     };
+    // One that leads to a misspelt name leads to some service.
+    let astray = |table: &Table| {
+        let to = table.get::<&str>("service");
+        to.is_none_or(|to| scope.root.lacks("services", to.value))
+    };
+    if tables.iter().any(astray) {
+        return;
+    }
     let lonely: Vec<(Range<usize>, String)> = scope
         .root
         .table("services")
@@ -213,16 +245,27 @@ fn unreachable(scope: &Scope<'_>, tables: &[Table], problems: &mut Problems<'_>)
         .filter(|(name, table)| !leads(&name.value) && !table.has("listen"))
         .map(|(name, _)| (name.span.clone(), name.value.clone()))
         .collect();
+    let written = problems.text();
+    let list = scope.root.span_of("routes");
     for (span, name) in lonely {
+        let item = format!("{{ path = \"/{name}\", service = \"{name}\" }}");
+        let block = format!("[[routes]]\npath = \"/{name}\"\nservice = \"{name}\"");
+        let inline = written
+            .get(list.clone())
+            .is_some_and(|text| !text.starts_with("[["));
+        let fix = if inline {
+            Fix::add_item(written, list, &item)
+        } else {
+            Fix::append(written, &block)
+        };
         problems
             .at(
                 codes::NO_ROUTE,
                 &span,
                 format!("no route leads to service {}", quote(&name)),
             )
-            .help(format!(
-                "add {{ path = \"/{name}\", service = \"{name}\" }} to routes"
-            ));
+            .help(format!("add {item} to routes"))
+            .fix(fix);
     }
 }
 

@@ -12,6 +12,7 @@ use super::{Scope, variable};
 use crate::config::codes;
 use crate::config::defaults;
 use crate::config::env::SWITCH_DATE;
+use crate::config::fix::Fix;
 use crate::config::moment::Moment;
 use crate::config::problem::{Problems, nearest, quote};
 use crate::config::raw::{At, Table};
@@ -30,17 +31,20 @@ pub(super) fn zone(root: &Table, problems: &mut Problems<'_>) -> Option<TimeZone
         .available()
         .map(|name| name.as_str().to_owned())
         .collect();
-    let help = match nearest(value, names.iter().map(String::as_str)) {
+    let near = nearest(value, names.iter().map(String::as_str));
+    let help = match near {
         Some(near) => format!("did you mean {near:?}?"),
         None => "write an IANA name, such as \"Asia/Tokyo\" or \"UTC\"".to_owned(),
     };
+    let fix = near.map(|near| Fix::string(problems.text(), &span, near));
     problems
         .at(
             codes::VALUE,
             &span,
             format!("{} is no time zone", quote(value)),
         )
-        .help(help);
+        .help(help)
+        .fix(fix);
     None
 }
 
@@ -60,6 +64,9 @@ pub(super) fn read(
     let whole = readable && switches.len() == tables.len();
     switch_date(scope, default, whole.then_some(&mut switches), problems);
     switches.sort_by_key(|(switch, _)| switch.at);
+    if whole {
+        passed(scope, table, &switches, problems);
+    }
     one_at_a_time(scope, &switches, problems);
     let switches = switches.into_iter().map(|(switch, _)| switch).collect();
     Some(Schedule {
@@ -97,10 +104,16 @@ fn default(
                 format!("{message}; taken is {}", first.name),
             ),
         };
-        match place {
-            Some(span) => problems.at(code, span, message).help(help),
-            None => problems.outside(code, message).help(help),
+        let entry = format!("default = \"{}\"", first.name);
+        let text = problems.text();
+        let problem = if let Some(span) = place {
+            let fix = Fix::add_key(text, span, &entry);
+            problems.at(code, span, message).fix(fix)
+        } else {
+            let fix = Fix::append(text, &format!("[schedule]\n{entry}"));
+            problems.outside(code, message).fix(fix)
         };
+        problem.help(help);
     }
     (scope.backends.len() == 1 || ordered.is_some()).then_some(BackendId(0))
 }
@@ -165,10 +178,18 @@ fn switch_date(
             let replaced = scope.show(switch.at);
             let message = format!("SWITCH_DATE={value} replaces the switch at {replaced}");
             switch.at = at;
+            let written = problems.text().get(span.clone()).unwrap_or_default();
+            let quoted = written.starts_with(['"', '\'']);
+            let date = if quoted {
+                format!("\"{value}\"")
+            } else {
+                value.to_owned()
+            };
             problems
                 .at(codes::REPLACED, span, message)
                 .label("not used")
-                .help("unset SWITCH_DATE, or write the date here");
+                .help("unset SWITCH_DATE, or write the date here")
+                .fix(Fix::replace(span, date));
         }
         [_] => {}
         several => {
@@ -178,6 +199,47 @@ fn switch_date(
                 "unset the variable and write the dates into [schedule]",
             );
         }
+    }
+}
+
+/// Warns of a switch that has passed: it is what `default` is for now.
+fn passed(
+    scope: &Scope<'_>,
+    table: &Table,
+    switches: &[(Switch, Range<usize>)],
+    problems: &mut Problems<'_>,
+) {
+    let tables = table.tables("switch").unwrap_or_default();
+    let by_variable = scope.env.overlay(SWITCH_DATE).is_some();
+    // One for some services gives them another default than the rest, and what the variable moves
+    // it would make anew.
+    let for_all = |(switch, _): &&(Switch, _)| switch.services.is_none() && !by_variable;
+    for (switch, span) in switches.iter().filter(for_all) {
+        let written = tables.iter().find(|table| table.span_of("at") == span);
+        let (Some(written), true) = (written, problems.passed(switch.at)) else {
+            continue;
+        };
+        let to = &scope.backends[switch.to.0].name;
+        let message = format!(
+            "this switch passed at {}: {to} is active",
+            scope.show(switch.at)
+        );
+        // Which of several is the last one is for people to see.
+        let fix = (tables.len() == 1).then(|| {
+            let text = problems.text();
+            let default = Fix::string(text, table.span_of("default"), to.as_str());
+            let list = table.span_of("switch");
+            let inline =
+                text[list.start..].starts_with('[') && !text[list.start..].starts_with("[[");
+            default.and(match table.entry("switch") {
+                Some(entry) if inline => Fix::remove_key(text, &entry),
+                _ => Fix::remove_table(text, &written.span, written.end()),
+            })
+        });
+        problems
+            .at(codes::PASSED, span, message)
+            .help(format!("write default = \"{to}\" and take the switch out"))
+            .fix(fix);
     }
 }
 

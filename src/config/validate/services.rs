@@ -7,6 +7,7 @@ use std::ops::Range;
 use super::{Scope, addresses, effects, timeouts, twice, url};
 use crate::config::codes;
 use crate::config::defaults;
+use crate::config::fix::Fix;
 use crate::config::problem::Problems;
 use crate::config::raw::{At, Table};
 use crate::config::snapshot::{BackendId, Fallback, HostHeader, Route, Service, ServiceId};
@@ -137,10 +138,20 @@ fn machines(
         .collect();
     if machines.is_empty() && !scope.backends.is_empty() && !table.has("backends") {
         let message = format!("no backend offers service {}", name.value);
-        problems.at(codes::MISSING, &name.span, message).help(
-            "list one, as in backends = [\"cloud\"]: a backend with a url offers only what \
-             lists it",
-        );
+        let fix = match scope.backends.as_slice() {
+            [only] => {
+                let entry = format!("backends = [\"{}\"]", only.name);
+                Fix::add_key(problems.text(), &table.span, &entry)
+            }
+            _ => Fix::none(),
+        };
+        problems
+            .at(codes::MISSING, &name.span, message)
+            .help(
+                "list one, as in backends = [\"cloud\"]: a backend with a url offers only what \
+                 lists it",
+            )
+            .fix(fix);
     }
     machines
 }
@@ -156,9 +167,12 @@ fn backends(
         return machines(scope, name, table, problems);
     };
     if names.is_empty() {
+        let entry = table.entry("backends");
+        let fix = entry.map(|entry| Fix::remove_key(problems.text(), &entry));
         problems
             .at(codes::VALUE, &span, "a service needs at least one backend")
-            .help("list one, or leave the key out for all backends");
+            .help("list one, or leave the key out for all backends")
+            .fix(fix);
     }
     let mut ids = Vec::new();
     for name in names {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Scope;
 use crate::config::codes;
 use crate::config::defaults;
+use crate::config::fix::Fix;
 use crate::config::problem::Problems;
 use crate::config::raw::Table;
 use crate::config::snapshot::Timeouts;
@@ -40,6 +41,7 @@ pub(super) fn over(mut base: Timeouts, table: &Table, problems: &mut Problems<'_
         base.total = total.value;
     }
     never_fires(base.total, table, problems);
+    never_races(&base, table, problems);
     base
 }
 
@@ -60,8 +62,29 @@ fn never_fires(total: Option<Duration>, table: &Table, problems: &mut Problems<'
         } else {
             "make it shorter than total, or set total here too"
         };
+        let entry = table.entry(key);
+        let fix = entry.map(|entry| Fix::remove_key(problems.text(), &entry));
         problems
             .once(codes::NEVER_FIRES, &bound.span, message)
-            .help(help);
+            .help(help)
+            .fix(fix);
     }
+}
+
+/// Warns of a second dial that would begin when the first one has ended.
+fn never_races(base: &Timeouts, table: &Table, problems: &mut Problems<'_>) {
+    let set = ["race", "connect"].into_iter().find(|key| table.has(key));
+    let Some(key) = set.filter(|_| base.race >= base.connect) else {
+        return;
+    };
+    let [race, connect] = [base.race, base.connect].map(show_duration);
+    let message = format!("race = {race} never fires: connect = {connect} ends the dial before");
+    let entry = table.entry(key);
+    let fix = entry.map(|entry| Fix::remove_key(problems.text(), &entry));
+    problems
+        .once(codes::NEVER_FIRES, table.span_of(key), message)
+        .help(format!(
+            "leave {key} out: race adapts to how long dials usually take"
+        ))
+        .fix(fix);
 }

@@ -12,6 +12,7 @@ use super::addresses::{is_dns_name, is_here};
 use super::backends::is_broken_ip;
 use super::{Scope, secrets};
 use crate::config::codes;
+use crate::config::fix::Fix;
 use crate::config::problem::{Problems, quote};
 use crate::config::raw::{At, Kept, Table};
 use crate::config::snapshot::{BackendId, Service, Url};
@@ -61,14 +62,16 @@ pub(super) fn read(
         }
         return None;
     }
-    if table.has("host") {
+    if let Some(entry) = table.entry("host") {
+        let fix = Fix::remove_key(problems.text(), &entry);
         problems
             .at(
                 codes::VALUE,
                 table.span_of("host"),
                 format!("backend {} has a host and a url", name.value),
             )
-            .help("remove host: the url has one");
+            .help("remove host: the url has one")
+            .fix(fix);
     }
     let At { value, span } = table.get::<&str>("url")?;
     let (secure, authority) = match parts(value) {
@@ -78,13 +81,15 @@ pub(super) fn read(
             if value.contains(['@', '?', '#']) {
                 problems.mask(&span);
             }
+            let fix = origin(value).map(|origin| Fix::string(problems.text(), &span, &origin));
             problems
                 .at(
                     codes::VALUE,
                     &span,
                     format!("url of {} is no origin", name.value),
                 )
-                .help(help);
+                .help(help)
+                .fix(fix);
             // It stays one with a url, so that nothing else is said of it.
             return Some(site(false, (name.value.clone(), None), Vec::new(), None));
         }
@@ -122,6 +127,15 @@ fn parts(url: &str) -> Result<(bool, (String, Option<u16>)), &'static str> {
     authority(rest)
         .map(|authority| (secure, authority))
         .ok_or(EXAMPLE)
+}
+
+/// The origin in a url with a path, or without a scheme; never of one that may hold a secret.
+fn origin(url: &str) -> Option<String> {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("https", url));
+    let authority = rest.split('/').next()?;
+    let origin = format!("{}://{authority}", scheme.to_ascii_lowercase());
+    let plain = !url.contains(['@', '?', '#']) && parts(&origin).is_ok();
+    plain.then_some(origin)
 }
 
 /// Host and port of an authority, if both are right.
@@ -223,13 +237,16 @@ fn roots(
 ) -> Option<Vec<CertificateDer<'static>>> {
     let At { value, span } = table.get::<&str>("ca")?;
     if !secure {
+        let entry = table.entry("ca");
+        let fix = entry.map(|entry| Fix::remove_key(problems.text(), &entry));
         problems
             .at(
                 codes::VALUE,
                 &span,
                 format!("backends.{}.ca needs an https url", name.value),
             )
-            .help("write https://, or remove ca");
+            .help("remove ca, or write https://")
+            .fix(fix);
         return None;
     }
     let path = problems.file(value);
@@ -273,13 +290,16 @@ fn in_the_clear(site: &Site, table: &Table, problems: &mut Problems<'_>) {
             .get::<&str>("dial")
             .is_some_and(|word| word.value == "tailnet");
     if !site.url.secure && !site.url.headers.is_empty() && !inside {
+        let https = site.url.origin().replacen("http://", "https://", 1);
+        let fix = Fix::string(problems.text(), table.span_of("url"), &https);
         problems
             .at(
                 codes::IN_THE_CLEAR,
                 table.span_of("headers"),
                 format!("these headers go to {} unencrypted", site.url.origin()),
             )
-            .help("write https:// if the server speaks it, or dial = \"tailnet\"");
+            .help("write https:// if the server speaks it, or dial = \"tailnet\"")
+            .fix(fix);
     }
 }
 
@@ -290,6 +310,7 @@ pub(super) fn one_service_each(
     problems: &mut Problems<'_>,
 ) {
     let backends = scope.root.table("backends");
+    let written = scope.root.table("services");
     let by_url = (scope.backends.iter().enumerate()).filter(|(_, backend)| backend.url.is_some());
     for (place, backend) in by_url {
         let id = BackendId(place);
@@ -300,6 +321,16 @@ pub(super) fn one_service_each(
         let span = backends.table(backend.name.as_str()).span_of("url");
         match (first, second) {
             (None, _) => {
+                // With one service there is one that can be meant, unless it has a list already.
+                let fix = match services {
+                    [(service, _)] => {
+                        let table = written.table(service.name.as_str());
+                        let entry = format!("backends = [\"{}\"]", backend.name);
+                        let free = !table.has("backends");
+                        free.then(|| Fix::add_key(problems.text(), &table.span, &entry))
+                    }
+                    _ => None,
+                };
                 problems
                     .at(
                         codes::NO_SERVICE,
@@ -309,7 +340,8 @@ pub(super) fn one_service_each(
                     .help(format!(
                         "add backends = [\"{}\"] to the service that it offers",
                         backend.name
-                    ));
+                    ))
+                    .fix(fix);
             }
             (Some((one, _)), Some((two, place))) => {
                 problems

@@ -1,0 +1,410 @@
+//! What holds, key by key, and where each value comes from.
+//!
+//! Owns the way back from a snapshot to the keys of the file. Invariant: no value is one of a
+//! secret; what is not written stands there as its default.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::env::{
+    ACTIVE_BACKEND, ADMIN_API_KEY, ADMIN_FUNCTIONS_ENABLED, Environment, K_SERVICE, SWITCH_DATE,
+    TAILNET_NAME,
+};
+use super::moment::show;
+use super::problem::{Problems, Report};
+use super::raw::{self, Table};
+use super::snapshot::{
+    Backend, BackendId, HostHeader, Route, Service, ServiceId, Snapshot, Timeouts,
+};
+use super::source::Source;
+use super::validate;
+use crate::words::units::show_duration;
+
+/// One value that holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Setting {
+    /// Its key, from the top of the file.
+    pub key: String,
+    /// The value as the file would have it, or in words; a secret as `***`.
+    pub value: String,
+    /// Where it comes from.
+    pub origin: ValueOrigin,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase", tag = "from")]
+pub enum ValueOrigin {
+    /// It is not written anywhere.
+    Default,
+    /// It stands in a file.
+    File {
+        /// The file, as it was named.
+        file: PathBuf,
+        /// From 1.
+        line: usize,
+    },
+    /// A variable of the environment says it.
+    Environment {
+        /// Its name.
+        variable: &'static str,
+    },
+}
+
+impl std::fmt::Display for ValueOrigin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { file, line } => write!(f, "{}:{line}", file.display()),
+            Self::Environment { variable } => write!(f, "environment {variable}"),
+        }
+    }
+}
+
+/// Every value of the configuration that `source` and `env` make, in the order of the reference.
+///
+/// # Errors
+/// All problems, if it cannot be used.
+pub fn effective(source: &Source, env: &Environment) -> Result<Vec<Setting>, Report> {
+    let mut problems = Problems::new(source);
+    let root = raw::read(source, env, &mut problems);
+    let snapshot = validate::snapshot(&root, source, env, &mut problems);
+    let mut listing = Listing {
+        root: &root,
+        env,
+        path: source.path().to_owned(),
+        lines: Problems::new(source),
+        settings: Vec::new(),
+    };
+    let report = problems.report();
+    let Some(snapshot) = snapshot.filter(|_| report.errors() == 0) else {
+        return Err(report);
+    };
+    listing.listen(&snapshot);
+    listing.admin(&snapshot);
+    listing.tailnet(&snapshot);
+    for backend in &snapshot.backends {
+        listing.backend(&snapshot, backend);
+    }
+    for service in &snapshot.services {
+        listing.service(&snapshot, service);
+    }
+    for route in &snapshot.routes {
+        listing.route(&snapshot, route);
+    }
+    listing.schedule(&snapshot);
+    listing.pins(&snapshot);
+    listing.emergency(&snapshot);
+    Ok(listing.settings)
+}
+
+/// The list as it grows.
+struct Listing<'a> {
+    root: &'a Table,
+    env: &'a Environment,
+    path: PathBuf,
+    lines: Problems<'a>,
+    settings: Vec<Setting>,
+}
+
+impl Listing<'_> {
+    fn put(&mut self, key: impl Into<String>, value: impl Into<String>, origin: ValueOrigin) {
+        self.settings.push(Setting {
+            key: key.into(),
+            value: value.into(),
+            origin,
+        });
+    }
+
+    /// Where `key` of `table` comes from.
+    fn origin(&self, table: &Table, key: &str) -> ValueOrigin {
+        match table.entry(key) {
+            Some(entry) => ValueOrigin::File {
+                file: self.path.clone(),
+                line: self.lines.line(entry.start),
+            },
+            None => ValueOrigin::Default,
+        }
+    }
+
+    /// The same, where a variable comes before the file.
+    fn origin_or(&self, variable: &'static str, table: &Table, key: &str) -> ValueOrigin {
+        match self.env.overlay(variable) {
+            Some(_) => ValueOrigin::Environment { variable },
+            None => self.origin(table, key),
+        }
+    }
+
+    /// A key of `table`, which stands at `path`.
+    fn of(&mut self, table: &Table, path: &str, key: &str, value: impl Into<String>) {
+        let origin = self.origin(table, key);
+        self.put(format!("{path}.{key}"), value, origin);
+    }
+
+    /// The same, for what has no value unless it is written.
+    fn written(&mut self, table: &Table, path: &str, key: &str, value: Option<String>) {
+        if table.has(key) {
+            self.of(table, path, key, value.unwrap_or_else(|| "none".to_owned()));
+        }
+    }
+
+    fn listen(&mut self, snapshot: &Snapshot) {
+        let table = self.root.table("listen");
+        self.of(table, "listen", "data", quoted(snapshot.listen.data));
+        self.of(table, "listen", "admin", quoted(snapshot.listen.admin));
+        let token = snapshot.token.as_ref().map_or("none", |_| "***");
+        self.of(table, "listen", "token", token);
+    }
+
+    fn admin(&mut self, snapshot: &Snapshot) {
+        let table = self.root.table("admin");
+        let admin = &snapshot.admin;
+        let list = |items: &[String]| {
+            let items: Vec<_> = items.iter().map(quoted).collect();
+            format!("[{}]", items.join(", "))
+        };
+        self.of(table, "admin", "tailnet", list(&admin.tailnet));
+        let token = if table.has("token") { "***" } else { "none" };
+        self.of(table, "admin", "token", token);
+        for (name, one) in table.table("tokens").named() {
+            let path = format!("admin.tokens.{}", name.value);
+            self.of(one, &path, "secret", "***");
+            let scope = one.get::<&str>("scope").map_or("read", |word| word.value);
+            self.of(one, &path, "scope", quoted(scope));
+        }
+        self.of(table, "admin", "hosts", list(&admin.hosts));
+        for (variable, value) in [
+            (ADMIN_API_KEY, "***".to_owned()),
+            (ADMIN_FUNCTIONS_ENABLED, admin.functions.to_string()),
+        ] {
+            if self.env.overlay(variable).is_some() {
+                self.put(variable, value, ValueOrigin::Environment { variable });
+            }
+        }
+    }
+
+    fn tailnet(&mut self, snapshot: &Snapshot) {
+        let table = self.root.table("tailnet");
+        let tailnet = &snapshot.tailnet;
+        let name = tailnet.suffix.as_ref().map(quoted);
+        let name = name.unwrap_or_else(|| "asked from tailscaled".to_owned());
+        let origin = self.origin_or(TAILNET_NAME, table, "name");
+        self.put("tailnet.name", name, origin);
+        self.of(table, "tailnet", "dial", quoted(tailnet.dial.as_str()));
+        self.of(table, "tailnet", "socket", quoted(tailnet.socket.display()));
+        self.of(table, "tailnet", "proxy", quoted(tailnet.proxy));
+        self.of(table, "tailnet", "repair", tailnet.repair.to_string());
+    }
+
+    fn backend(&mut self, snapshot: &Snapshot, backend: &Backend) {
+        let table = self.root.table("backends").table(backend.name.as_str());
+        let path = format!("backends.{}", backend.name);
+        match &backend.url {
+            Some(url) => self.of(table, &path, "url", quoted(url.origin())),
+            None => self.of(table, &path, "host", quoted(&backend.host)),
+        }
+        self.of(table, &path, "dial", quoted(backend.network.as_str()));
+        for (header, _) in backend.url.iter().flat_map(|url| &url.headers) {
+            let origin = self.origin(table, "headers");
+            self.put(format!("{path}.headers.{header}"), "***", origin);
+        }
+        let ca = table.get::<&str>("ca").map(|ca| quoted(ca.value));
+        self.written(table, &path, "ca", ca);
+        let Some(drain) = &backend.drain else {
+            return;
+        };
+        let (order, path) = (table.table("drain"), format!("{path}.drain"));
+        let until = drain.until.map(|until| time(until, snapshot));
+        self.of(
+            order,
+            &path,
+            "until",
+            until.unwrap_or_else(|| "none".to_owned()),
+        );
+        self.written(order, &path, "reason", drain.reason.as_ref().map(quoted));
+        self.written(order, &path, "by", drain.by.as_ref().map(quoted));
+    }
+
+    fn service(&mut self, snapshot: &Snapshot, service: &Service) {
+        let table = self.root.table("services").table(service.name.as_str());
+        let path = format!("services.{}", service.name);
+        self.of(table, &path, "kind", quoted(service.kind.as_str()));
+        self.of(table, &path, "port", service.port.to_string());
+        self.written(table, &path, "listen", service.listen.map(quoted));
+        self.of(table, &path, "fallback", quoted(service.fallback.as_str()));
+        self.of(
+            table,
+            &path,
+            "backends",
+            backends(snapshot, &service.backends),
+        );
+        self.effects(table, &path, &service.whole);
+        let tables = [table.table("timeouts"), self.root.table("timeouts")];
+        for (key, value) in timeouts(&service.timeouts) {
+            let origin = self.timeout(&tables, key);
+            self.put(format!("{path}.timeouts.{key}"), value, origin);
+        }
+    }
+
+    fn effects(&mut self, table: &Table, path: &str, route: &Route) {
+        if table.has("effects") {
+            let rules: Vec<_> = route.effects.iter().map(ToString::to_string).collect();
+            self.of(table, path, "effects", rules.join("; "));
+        }
+    }
+
+    /// Where a bound comes from: the nearest table that has it.
+    fn timeout(&self, tables: &[&Table], key: &str) -> ValueOrigin {
+        match tables.iter().find(|table| table.has(key)) {
+            Some(table) => self.origin(table, key),
+            None if key == "total" && self.env.on_cloud_run() => ValueOrigin::Environment {
+                variable: K_SERVICE,
+            },
+            None => ValueOrigin::Default,
+        }
+    }
+
+    fn route(&mut self, snapshot: &Snapshot, route: &Route) {
+        let nothing = Table::default();
+        let tables = self.root.tables("routes").unwrap_or_default();
+        let is_it = |table: &&Table| {
+            let path = table.get::<&str>("path");
+            path.is_some_and(|path| path.value == route.path)
+        };
+        let table = tables.iter().find(is_it).unwrap_or(&nothing);
+        let path = format!("routes[{}]", route.path);
+        self.of(table, &path, "path", quoted(&route.path));
+        let service = &snapshot.service(route.service).name;
+        self.of(table, &path, "service", quoted(service));
+        self.of(table, &path, "strip", route.strip.to_string());
+        let host = match &route.host {
+            HostHeader::Upstream => "upstream",
+            HostHeader::Preserve => "preserve",
+            HostHeader::Fixed(host) => host,
+        };
+        self.of(table, &path, "host", quoted(host));
+        let upgrade: Vec<_> = route.upgrade.iter().map(quoted).collect();
+        self.written(
+            table,
+            &path,
+            "upgrade",
+            Some(format!("[{}]", upgrade.join(", "))),
+        );
+        self.effects(table, &path, route);
+        let own = table.table("timeouts");
+        for (key, value) in timeouts(&route.timeouts) {
+            self.written(own, &format!("{path}.timeouts"), key, Some(value));
+        }
+    }
+
+    fn schedule(&mut self, snapshot: &Snapshot) {
+        let table = self.root.table("schedule");
+        let schedule = &snapshot.schedule;
+        let zone = schedule.zone.iana_name().unwrap_or("UTC");
+        self.of(table, "schedule", "timezone", quoted(zone));
+        let default = &snapshot.backend(schedule.default).name;
+        self.of(table, "schedule", "default", quoted(default));
+        let nothing = Table::default();
+        let tables = table.tables("switch").unwrap_or_default();
+        for (place, switch) in schedule.switches.iter().enumerate() {
+            let path = format!("schedule.switch[{place}]");
+            // Sorted by time, unlike those of the file.
+            let is_it = |table: &&Table| {
+                let at = table.get::<super::moment::Moment>("at");
+                let at = at.and_then(|at| at.value.instant(&schedule.zone).ok());
+                at == Some(switch.at) || tables.len() == 1
+            };
+            let written = tables.iter().find(is_it).unwrap_or(&nothing);
+            let origin = self.origin_or(SWITCH_DATE, written, "at");
+            self.put(format!("{path}.at"), time(switch.at, snapshot), origin);
+            let to = &snapshot.backend(switch.to).name;
+            self.of(written, &path, "to", quoted(to));
+            let services = services(snapshot, switch.services.as_ref());
+            self.written(written, &path, "services", services);
+        }
+    }
+
+    fn pins(&mut self, snapshot: &Snapshot) {
+        let tables = self.root.tables("pin").unwrap_or_default();
+        for (place, (pin, table)) in snapshot.pins.iter().zip(tables).enumerate() {
+            let path = format!("pin[{place}]");
+            let to = &snapshot.backend(pin.to).name;
+            self.of(table, &path, "to", quoted(to));
+            let until = pin.until.map(|until| time(until, snapshot));
+            self.of(
+                table,
+                &path,
+                "until",
+                until.unwrap_or_else(|| "none".to_owned()),
+            );
+            self.written(table, &path, "reason", pin.reason.as_ref().map(quoted));
+            self.written(table, &path, "by", pin.by.as_ref().map(quoted));
+            let services = services(snapshot, pin.services.as_ref());
+            self.written(table, &path, "services", services);
+            self.of(table, &path, "writes", pin.writes.to_string());
+        }
+    }
+
+    fn emergency(&mut self, snapshot: &Snapshot) {
+        if let Some(id) = snapshot.active_backend {
+            let name = quoted(&snapshot.backend(id).name);
+            let variable = ACTIVE_BACKEND;
+            self.put(ACTIVE_BACKEND, name, ValueOrigin::Environment { variable });
+        }
+    }
+}
+
+/// The bounds as the file would have them; those that differ by effect in words.
+fn timeouts(bounds: &Timeouts) -> [(&'static str, String); 8] {
+    let length = |length: Duration| quoted(show_duration(length));
+    let total = bounds.total.map_or_else(|| quoted("none"), length);
+    let change = bounds
+        .head_change
+        .map_or_else(|| "total".to_owned(), length);
+    let (inference, read) = (length(bounds.head_inference), length(bounds.head_read));
+    let head = if inference == read && read == change {
+        inference
+    } else {
+        format!("inference {inference}, reads {read}, writes {change}")
+    };
+    let (inference, other) = (length(bounds.idle_inference), length(bounds.idle));
+    let idle = if inference == other {
+        other
+    } else {
+        format!("inference {inference}, else {other}")
+    };
+    [
+        ("race", length(bounds.race)),
+        ("connect", length(bounds.connect)),
+        ("wait", length(bounds.wait)),
+        ("start", length(bounds.start)),
+        ("head", head),
+        ("idle", idle),
+        ("total", total),
+        ("probe", length(bounds.probe)),
+    ]
+}
+
+fn backends(snapshot: &Snapshot, ids: &[BackendId]) -> String {
+    let names: Vec<_> = ids
+        .iter()
+        .map(|id| quoted(&snapshot.backend(*id).name))
+        .collect();
+    format!("[{}]", names.join(", "))
+}
+
+fn services(snapshot: &Snapshot, ids: Option<&Vec<ServiceId>>) -> Option<String> {
+    let names = ids?.iter().map(|id| quoted(&snapshot.service(*id).name));
+    Some(format!("[{}]", names.collect::<Vec<_>>().join(", ")))
+}
+
+fn time(at: Timestamp, snapshot: &Snapshot) -> String {
+    show(at, &snapshot.schedule.zone)
+}
+
+fn quoted(text: impl std::fmt::Display) -> String {
+    format!("{:?}", text.to_string())
+}

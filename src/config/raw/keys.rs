@@ -1,0 +1,432 @@
+//! Every key of `routing.toml`: what it takes, what holds without it, what it is for.
+//!
+//! Owns the table that the parser accepts by, and from which the JSON Schema, the key tables of
+//! `config/README.md` and `tailhop config` are made: what has no row here does not exist. A default
+//! is written as TOML where it is one value, else in words.
+
+use super::{Row, Shape};
+use crate::config::snapshot::{DialWay, Fallback, Network, Scope};
+use crate::words::effect::Effect;
+use crate::words::names::Kind;
+
+pub(super) const fn row(
+    key: &'static str,
+    shape: Shape,
+    default: &'static str,
+    about: &'static str,
+) -> Row {
+    Row {
+        key,
+        shape,
+        default: Some(default),
+        about,
+        variable: None,
+    }
+}
+
+const fn need(key: &'static str, shape: Shape, about: &'static str) -> Row {
+    Row {
+        key,
+        shape,
+        default: None,
+        about,
+        variable: None,
+    }
+}
+
+impl Row {
+    const fn or(mut self, variable: &'static str) -> Self {
+        self.variable = Some(variable);
+        self
+    }
+}
+
+/// Every key that is accepted.
+pub(in crate::config) const ROOT: &[Row] = &[
+    row(
+        "listen",
+        Shape::Table(LISTEN),
+        "{}",
+        "addresses we accept on; a change needs a restart",
+    ),
+    row(
+        "admin",
+        Shape::Table(ADMIN),
+        "{}",
+        "who may ask the admin address for what",
+    ),
+    row(
+        "tailnet",
+        Shape::Table(TAILNET),
+        "{}",
+        "the way to the machines",
+    ),
+    need(
+        "backends",
+        Shape::Named(BACKEND),
+        "machines, each `NAME = {}` or a table",
+    ),
+    need(
+        "services",
+        Shape::Named(SERVICE),
+        "what they offer, each `NAME = {}` or a table",
+    ),
+    row(
+        "routes",
+        Shape::Tables(ROUTE),
+        "`/NAME` of each service",
+        "path prefixes and the services they lead to",
+    ),
+    row(
+        "timeouts",
+        Shape::Table(TIMEOUTS),
+        "{}",
+        "bounds of every request; those of a service or a route come before",
+    ),
+    row(
+        "schedule",
+        Shape::Table(SCHEDULE),
+        "{}",
+        "who is active when",
+    ),
+    row(
+        "pin",
+        Shape::Tables(PIN),
+        "[]",
+        "orders that make a backend active until they end",
+    ),
+];
+
+const LISTEN: &[Row] = &[
+    row(
+        "data",
+        Shape::Address,
+        "\"127.0.0.1:8484\"",
+        "the app's; one that is not loopback is a warning without `token`",
+    ),
+    row(
+        "admin",
+        Shape::Address,
+        "\"127.0.0.1:9484\"",
+        "metrics, health, status, orders; one that is not loopback needs a token of `[admin]`",
+    ),
+    row(
+        "token",
+        Shape::Secret,
+        "none",
+        "a secret that every request to `data`, and to the services' own addresses, has to present; a change needs no restart",
+    ),
+];
+
+const ADMIN: &[Row] = &[
+    row(
+        "tailnet",
+        Shape::Texts,
+        "nobody",
+        "who may read and give orders over the tailnet: `[\"user@example.com\", \"tag:ops\"]`",
+    ),
+    row(
+        "token",
+        Shape::Secret,
+        "none",
+        "a secret that reads and gives orders; the variable `ADMIN_API_KEY` is one more",
+    ),
+    row(
+        "tokens",
+        Shape::Named(TOKEN),
+        "none",
+        "more of them by name: `NAME = { secret = { env = \"..\" }, scope = \"read\" }`",
+    ),
+    row(
+        "hosts",
+        Shape::Texts,
+        "none",
+        "names that `Host` may have, besides addresses, `localhost` and this machine's tailnet name",
+    ),
+];
+
+const TOKEN: &[Row] = &[
+    need("secret", Shape::Secret, "where it is kept"),
+    row(
+        "scope",
+        Shape::Word(|| Scope::WORDS.map(|(word, _)| word).to_vec()),
+        "\"read\"",
+        "what it may do: `read`, or `orders` for reading and orders",
+    ),
+];
+
+const TAILNET: &[Row] = &[
+    row(
+        "name",
+        Shape::Text,
+        "asked from tailscaled",
+        "MagicDNS name; without a dot, `.ts.net` is added",
+    )
+    .or("TAILNET_NAME"),
+    row(
+        "dial",
+        Shape::Word(|| DialWay::WORDS.map(|(word, _)| word).to_vec()),
+        "\"auto\"",
+        "the first of the three tailnet ways that tailscaled offers, one of them, or `direct`: no tailnet",
+    ),
+    row(
+        "socket",
+        Shape::Text,
+        "\"/run/tailscale/tailscaled.sock\"",
+        "tailscaled's LocalAPI",
+    ),
+    row(
+        "proxy",
+        Shape::Address,
+        "\"127.0.0.1:1055\"",
+        "tailscaled's SOCKS5 and HTTP proxy",
+    ),
+    row(
+        "repair",
+        Shape::Flag,
+        "true",
+        "repairs a broken tunnel through LocalAPI (`rebind`, `break-derp-conns`)",
+    ),
+];
+
+const BACKEND: &[Row] = &[
+    row(
+        "host",
+        Shape::Text,
+        "the name",
+        "MagicDNS name, short or full, or IP address",
+    ),
+    row(
+        "url",
+        Shape::Text,
+        "none",
+        "instead of `host`: the origin of one service, such as `https://x.example:6333`, without a path",
+    ),
+    row(
+        "dial",
+        Shape::Word(|| Network::WORDS.map(|(word, _)| word).to_vec()),
+        "\"tailnet\"; with `url` \"direct\"",
+        "the network that leads to it: the tailnet, or this host's own",
+    ),
+    row(
+        "headers",
+        Shape::Secrets,
+        "none",
+        "with `url`: headers with secrets, such as `{ api-key = { env = \"QDRANT_KEY\" } }`",
+    ),
+    row(
+        "ca",
+        Shape::Text,
+        "the public roots",
+        "with an https `url`: a PEM file of those to trust instead",
+    ),
+    row(
+        "drain",
+        Shape::Table(DRAIN),
+        "none",
+        "an order: no new work goes to it",
+    ),
+];
+
+const DRAIN: &[Row] = &[
+    row(
+        "until",
+        Shape::Moment,
+        "none",
+        "when it ends; without it, when it is taken out",
+    ),
+    row("reason", Shape::Text, "none", "for people"),
+    row("by", Shape::Text, "none", "who ordered it"),
+];
+
+const SERVICE: &[Row] = &[
+    row(
+        "kind",
+        Shape::Word(|| Kind::ALL.map(Kind::as_str).to_vec()),
+        "the name, if it is a kind; else \"http\"",
+        "what tailhop knows of its requests",
+    ),
+    row(
+        "port",
+        Shape::Port,
+        "ollama 11434, qdrant 6333",
+        "the same on every backend with a `host`; required for http",
+    ),
+    row(
+        "listen",
+        Shape::Address,
+        "none",
+        "an address of its own, where the service is at `/`: `127.0.0.1:6333`; a change needs a restart",
+    ),
+    row(
+        "fallback",
+        Shape::Word(|| Fallback::WORDS.map(|(word, _)| word).to_vec()),
+        "ollama \"all\", else \"reads\"",
+        "what may go to a backend that is not active",
+    ),
+    row(
+        "timeouts",
+        Shape::Table(TIMEOUTS),
+        "those of the file",
+        "bounds of its requests",
+    ),
+    row(
+        "backends",
+        Shape::Texts,
+        "all without a `url`",
+        "the backends that offer it",
+    ),
+    row(
+        "effects",
+        Shape::Tables(EFFECTS),
+        "by method",
+        "kind http: what its requests may do",
+    ),
+];
+
+const ROUTE: &[Row] = &[
+    need(
+        "path",
+        Shape::Text,
+        "begins with `/`, compared by whole segments, byte by byte",
+    ),
+    need("service", Shape::Text, "where it leads"),
+    row("strip", Shape::Flag, "true", "takes the prefix off"),
+    row(
+        "host",
+        Shape::Text,
+        "\"upstream\"",
+        "the Host that the upstream sees: `upstream`, `preserve`, or one written here",
+    ),
+    row(
+        "upgrade",
+        Shape::Texts,
+        "none",
+        "protocols that a GET may switch to, such as `websocket`; kind http only",
+    ),
+    row(
+        "timeouts",
+        Shape::Table(TIMEOUTS),
+        "those of the service",
+        "bounds of its requests",
+    ),
+    row(
+        "effects",
+        Shape::Tables(EFFECTS),
+        "those of the service",
+        "kind http: what its requests may do",
+    ),
+];
+
+const EFFECTS: &[Row] = &[
+    row("methods", Shape::Texts, "every one", "in capitals"),
+    row(
+        "paths",
+        Shape::Texts,
+        "every one",
+        "as the upstream sees them; `*` is one segment, `**` at the end all others",
+    ),
+    need(
+        "effect",
+        Shape::Word(|| Effect::ALL.map(Effect::as_str).to_vec()),
+        "what a request that matches may do",
+    ),
+];
+
+/// Bounds of a request.
+const TIMEOUTS: &[Row] = &[
+    row(
+        "race",
+        Shape::Duration,
+        "\"250ms\"",
+        "a dial's head start before a fresh one joins it; adapts to the backend's usual dials, from a quarter to twice of it",
+    ),
+    row("connect", Shape::Duration, "\"10s\"", "one dial"),
+    row(
+        "wait",
+        Shape::Duration,
+        "ollama \"15s\", else \"4s\"",
+        "a request that no backend can take now, before its 503",
+    ),
+    row(
+        "start",
+        Shape::Duration,
+        "\"15s\"; qdrant \"4s\"",
+        "a request that finds tailscaled starting",
+    ),
+    row(
+        "head",
+        Shape::Duration,
+        "inference \"10m\", reads \"30s\" (qdrant \"65s\"), writes `total`",
+        "from request to answer's head",
+    ),
+    row(
+        "idle",
+        Shape::Duration,
+        "inference \"5m\", else \"60s\"",
+        "between two pieces of a body",
+    ),
+    row(
+        "total",
+        Shape::Bound,
+        "\"none\"; on Cloud Run \"290s\"",
+        "the whole request",
+    ),
+    row("probe", Shape::Duration, "\"2s\"", "one probe"),
+];
+
+const SCHEDULE: &[Row] = &[
+    row(
+        "timezone",
+        Shape::Text,
+        "\"UTC\"",
+        "IANA name, for times without an offset",
+    ),
+    row(
+        "default",
+        Shape::Text,
+        "the only backend",
+        "active before the first switch; required if there are several",
+    ),
+    row(
+        "switch",
+        Shape::Tables(SWITCH),
+        "[]",
+        "planned changes of the active backend",
+    )
+    .or("SWITCH_DATE"),
+];
+
+const SWITCH: &[Row] = &[
+    need(
+        "at",
+        Shape::Moment,
+        "from then on; a date is its midnight in `timezone`",
+    ),
+    need("to", Shape::Text, "the backend that becomes active"),
+    row("services", Shape::Texts, "all", "for these services"),
+];
+
+const PIN: &[Row] = &[
+    need("to", Shape::Text, "the backend that it makes active"),
+    row(
+        "until",
+        Shape::Moment,
+        "none, a warning",
+        "when it ends; then it does nothing any more",
+    ),
+    row("reason", Shape::Text, "none", "for people"),
+    row("by", Shape::Text, "none", "who ordered it"),
+    row(
+        "services",
+        Shape::Texts,
+        "all",
+        "at most one pin for each service",
+    ),
+    row(
+        "writes",
+        Shape::Flag,
+        "false",
+        "moves writes too; such a pin has no `until`",
+    ),
+];
