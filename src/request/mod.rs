@@ -8,6 +8,8 @@
 pub mod accept;
 mod again;
 mod attempt;
+#[doc(hidden)]
+pub mod bench;
 mod call;
 mod connect;
 pub mod door;
