@@ -10,6 +10,8 @@ mod access;
 pub mod again;
 mod attempt;
 mod beat;
+#[doc(hidden)]
+pub mod bench;
 mod call;
 mod connect;
 pub mod door;

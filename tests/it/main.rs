@@ -23,6 +23,7 @@ mod reload;
 mod repair;
 mod rescue;
 mod retries;
+mod scale;
 mod streams;
 mod support;
 mod thaw;

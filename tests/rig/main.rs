@@ -5,6 +5,7 @@
 
 mod admin;
 mod client;
+mod cost;
 mod dial;
 mod direct;
 mod faults;
