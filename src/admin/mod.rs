@@ -20,7 +20,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -28,6 +28,7 @@ use tokio::time::sleep;
 
 use crate::metrics::{Metrics, TEXT_FORMAT};
 use crate::reload::store::Store;
+use crate::request::head_timer::HeadTimer;
 use crate::tailnet::Tailnet;
 use crate::words::clock::Clock;
 
@@ -84,7 +85,7 @@ async fn connection(admin: Arc<Admin>, stream: TcpStream) {
     });
     // An error of the asker's connection is the asker's.
     let _ = http1::Builder::new()
-        .timer(TokioTimer::new())
+        .timer(HeadTimer)
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(READ_BUFFER_MAX)
         .serve_connection(TokioIo::new(stream), serve)
