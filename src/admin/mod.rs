@@ -33,7 +33,7 @@ use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -42,6 +42,7 @@ use tokio::time::{sleep, timeout};
 use crate::metrics::{Metrics, TEXT_FORMAT};
 use crate::reload::Inputs;
 use crate::reload::store::{Live, Store};
+use crate::request::head_timer::HeadTimer;
 use crate::tailnet::Tailnet;
 use crate::words::clock::Clock;
 use events::Events;
@@ -142,7 +143,7 @@ async fn connection(admin: Arc<Admin>, stream: TcpStream, connection: Connection
     });
     // An error of the asker's connection is the asker's.
     let _ = http1::Builder::new()
-        .timer(TokioTimer::new())
+        .timer(HeadTimer)
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(READ_BUFFER_MAX)
         .serve_connection(TokioIo::new(stream), serve)

@@ -81,6 +81,16 @@ impl Idle {
         self.push(connection);
     }
 
+    /// A connection is made although there are idle ones, for a request that trusts none of them:
+    /// it takes the place of the oldest, else the pool would grow by one with each such request.
+    pub fn make_way(&self) {
+        let oldest = match self.locked().as_mut() {
+            Some(list) if !list.is_empty() => Some(list.remove(0)),
+            _ => None,
+        };
+        drop(oldest);
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.locked().as_ref().map_or(0, Vec::len)

@@ -11,7 +11,7 @@ use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -19,6 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::warn;
 
 use super::door::Door;
+use super::head_timer::HeadTimer;
 use super::peer::Peer;
 use super::places::Places;
 use super::record::Record;
@@ -102,7 +103,7 @@ async fn connection(
         async move { Ok::<_, Infallible>(flow::serve(proxy, &door, peer, request).await) }
     });
     let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
+        .timer(HeadTimer)
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(READ_BUFFER_MAX)
         .serve_connection(TokioIo::new(io), serve)

@@ -169,7 +169,10 @@ impl Dialler {
         let dialled = self.dial().await;
         self.record(began.elapsed(), dialled.as_ref().err());
         let opened = match dialled {
-            Ok(stream) => Connection::open(stream, &self.endpoint.lost).await,
+            Ok(stream) => {
+                self.endpoint.idle.make_way();
+                Connection::open(stream, &self.endpoint.lost).await
+            }
             Err(failure) => Err(failure),
         };
         if let Some(spare) = self.endpoint.dials.ended(&permit, opened) {

@@ -17,6 +17,7 @@ mod connect;
 pub mod door;
 mod flow;
 mod gate;
+pub mod head_timer;
 mod headers;
 mod payload;
 mod peer;

@@ -1,6 +1,7 @@
 //! Many requests at once, and what is left behind: nothing.
 
 use std::process::Command;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 
@@ -74,6 +75,28 @@ async fn kept_alive_connections_are_reused_and_not_multiplied() {
         assert_eq!(stage.app.get("/qdrant/collections").await.status(), 200);
     }
     assert_eq!(stage.macs.qdrant[0].counts().opened, before + 1);
+    stage.ends_clean().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn inference_that_dials_afresh_does_not_grow_the_pool() {
+    let stage = stage("").await;
+    let chat = || stage.app.ask("POST", "/ollama/api/chat", b"{}");
+    // Those of probes.
+    let before = stage.macs.ollama[0].counts().opened;
+    for n in 1..=20 {
+        assert_eq!(chat().await.status(), 200);
+        let opened = stage.macs.ollama[0].counts().opened;
+        assert_eq!(opened, before + n, "each dials");
+        // Its machine was not heard for so long that a dial is the safer way.
+        stage.time.pass(Duration::from_millis(100)).await;
+    }
+    let idle = stage.app.metrics().await;
+    assert_eq!(
+        idle.sum("tailhop_pool_connections", &[("service", "ollama")]),
+        1
+    );
+    until("the others close", || stage.macs.ollama[0].open() == 1).await;
     stage.ends_clean().await;
 }
 
