@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::config::{codes, explain};
+use crate::config::{Problem, codes, explain};
 
 /// A block of `config/PROBLEMS.md`: its code, whether it has the problem, the environment, the file.
 struct Block {
@@ -93,6 +93,50 @@ fn what_has_passed_is_told_to_who_asks_and_to_nobody_else() {
         let found: Vec<_> = report.problems.iter().map(|problem| problem.code).collect();
         assert_eq!(found, codes, "{now}");
     }
+}
+
+/// `text` with the edits of its first problem.
+fn mended(text: &str, found: &Problem) -> String {
+    let mut text = text.to_owned();
+    let mut edits: Vec<_> = found.edits.iter().collect();
+    edits.sort_by_key(|edit| std::cmp::Reverse(edit.place.span.start));
+    for edit in edits {
+        text.replace_range(edit.place.span.clone(), &edit.replacement);
+    }
+    text
+}
+
+#[test]
+fn of_switches_that_have_passed_the_last_is_the_default_and_those_before_it_are_nothing() {
+    let switches = |list: &str| {
+        format!(
+            "[backends]\na = {{}}\nb = {{}}\n[services]\nollama = {{}}\n\
+             [schedule]\ndefault = \"a\"\n{list}"
+        )
+    };
+    let three = "switch = [\n  { at = 2025-01-01, to = \"b\" },\n  { at = 2025-02-01, to = \"a\" },\n  { at = 2025-03-01, to = \"b\" },\n]\n";
+    let mut text = switches(three);
+    let mut told = Vec::new();
+    for _ in 0..3 {
+        let source = Source::new("routing.toml", text.as_str());
+        let (_, report) = check(&source, &Environment::default(), at("2025-02-02T00:00:00Z"));
+        let Some(first) = report.problems.first() else {
+            break;
+        };
+        assert_eq!(first.code, "W012");
+        told.push(first.message.clone());
+        text = mended(&text, first);
+    }
+    assert_eq!(
+        told,
+        [
+            "this switch passed at 2025-01-01T00:00:00+00:00, and the one of \
+             2025-02-01T00:00:00+00:00 holds instead",
+            "this switch passed at 2025-02-01T00:00:00+00:00: a is active by the schedule since",
+        ]
+    );
+    let left = "switch = [\n  { at = 2025-03-01, to = \"b\" },\n]\n";
+    assert_eq!(text, switches(left));
 }
 
 #[test]
