@@ -60,6 +60,9 @@ pub(super) const PLAIN_SECRET: Code = code("E027", "value");
 pub(super) const SECRET: Code = code("E028", "io");
 pub(super) const CA: Code = code("E029", "io");
 pub(super) const TWO_SERVICES: Code = code("E030", "reference");
+pub(super) const INCLUDE: Code = code("E031", "io");
+pub(super) const CYCLE: Code = code("E032", "value");
+pub(super) const ORDER_ELSEWHERE: Code = code("E033", "value");
 pub(super) const OPEN_TO_TAILNET: Code = code("E040", "value");
 pub(super) const ADMIN_FUNCTIONS: Code = code("E041", "environment");
 

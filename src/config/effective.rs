@@ -19,8 +19,9 @@ use super::raw::{self, Table};
 use super::snapshot::{
     Backend, BackendId, HostHeader, Route, Service, ServiceId, Snapshot, Timeouts,
 };
-use super::source::Source;
+use super::source::{Source, read};
 use super::validate;
+use super::whole::Whole;
 use crate::words::units::show_duration;
 
 /// One value that holds.
@@ -69,20 +70,21 @@ impl std::fmt::Display for ValueOrigin {
 /// # Errors
 /// All problems, if it cannot be used.
 pub fn effective(source: &Source, env: &Environment) -> Result<Vec<Setting>, Report> {
-    let mut problems = Problems::new(source);
-    let root = raw::read(source, env, &mut problems);
-    let snapshot = validate::snapshot(&root, source, env, &mut problems);
+    let whole = Whole::gather(source, env, &read);
+    let mut problems = Problems::new(&whole);
+    let root = raw::read(&whole, env, &mut problems);
+    let snapshot = validate::snapshot(&root, &whole, env, &mut problems);
     let mut listing = Listing {
         root: &root,
         env,
-        path: source.path().to_owned(),
-        lines: Problems::new(source),
+        whole: &whole,
         settings: Vec::new(),
     };
     let report = problems.report();
     let Some(snapshot) = snapshot.filter(|_| report.errors() == 0) else {
         return Err(report);
     };
+    listing.include();
     listing.listen(&snapshot);
     listing.admin(&snapshot);
     listing.tailnet(&snapshot);
@@ -105,8 +107,7 @@ pub fn effective(source: &Source, env: &Environment) -> Result<Vec<Setting>, Rep
 struct Listing<'a> {
     root: &'a Table,
     env: &'a Environment,
-    path: PathBuf,
-    lines: Problems<'a>,
+    whole: &'a Whole,
     settings: Vec<Setting>,
 }
 
@@ -123,8 +124,8 @@ impl Listing<'_> {
     fn origin(&self, table: &Table, key: &str) -> ValueOrigin {
         match table.entry(key) {
             Some(entry) => ValueOrigin::File {
-                file: self.path.clone(),
-                line: self.lines.line(entry.start),
+                file: self.whole.part(entry.start).path.clone(),
+                line: self.whole.line_in_file(entry.start),
             },
             None => ValueOrigin::Default,
         }
@@ -149,6 +150,13 @@ impl Listing<'_> {
         if table.has(key) {
             self.of(table, path, key, value.unwrap_or_else(|| "none".to_owned()));
         }
+    }
+
+    fn include(&mut self) {
+        let paths = self.whole.included().iter();
+        let paths: Vec<_> = paths.map(|path| quoted(path.display())).collect();
+        let origin = self.origin(self.root, "include");
+        self.put("include", format!("[{}]", paths.join(", ")), origin);
     }
 
     fn listen(&mut self, snapshot: &Snapshot) {

@@ -2,8 +2,8 @@
 //! [`Snapshot`], or a [`Report`] of everything that is wrong with them.
 //!
 //! Owns the shape of the file, its defaults, every check and every problem with its place. Must
-//! not watch, swap, serve or ask the clock: [`load`] reads nothing but the secrets and CA files
-//! that the text names, and what depends on the time of day is decided by `plan` when a request
+//! not watch, swap, serve or ask the clock: [`load`] reads nothing but the files that the text
+//! includes and the secrets and CA files that it names, and what depends on the time of day is decided by `plan` when a request
 //! comes. Invariant: a file that is empty, half-written or
 //! wrong in any way never becomes a snapshot; it becomes a report of all its problems at once.
 
@@ -22,6 +22,7 @@ mod schema;
 pub mod snapshot;
 mod source;
 mod validate;
+mod whole;
 
 #[cfg(test)]
 mod tests;
@@ -35,9 +36,12 @@ pub use schema::{json_schema, key_tables};
 pub use snapshot::Snapshot;
 pub use source::{Source, read};
 
+use std::path::Path;
+
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use problem::Problems;
+use whole::Whole;
 
 /// The instant that `text` names, as the file would have it: with its offset, or in `zone`.
 ///
@@ -60,23 +64,38 @@ pub fn instant(text: &str, zone: &TimeZone) -> Result<Timestamp, String> {
 /// # Errors
 /// All problems of the file and of the environment, warnings among them.
 pub fn load(source: &Source, env: &Environment) -> Result<Snapshot, Report> {
-    let (snapshot, report) = judge(source, env, Problems::new(source));
+    load_by(source, env, &read)
+}
+
+/// The same, with included files as `reader` has them: from a watch, which knows when they hold
+/// still.
+///
+/// # Errors
+/// As those of [`load`].
+pub fn load_by(
+    source: &Source,
+    env: &Environment,
+    reader: &dyn Fn(&Path) -> Result<Source, Report>,
+) -> Result<Snapshot, Report> {
+    let whole = Whole::gather(source, env, reader);
+    let (snapshot, report) = judge(&whole, env, Problems::new(&whole));
     snapshot.ok_or(report)
 }
 
 /// The same for a person who asks at `now`: the snapshot if there is one, and all problems, with
 /// warnings of what has passed by then.
 pub fn check(source: &Source, env: &Environment, now: Timestamp) -> (Option<Snapshot>, Report) {
-    judge(source, env, Problems::new(source).at_time(now))
+    let whole = Whole::gather(source, env, &read);
+    judge(&whole, env, Problems::new(&whole).at_time(now))
 }
 
 fn judge(
-    source: &Source,
+    whole: &Whole,
     env: &Environment,
     mut problems: Problems<'_>,
 ) -> (Option<Snapshot>, Report) {
-    let root = raw::read(source, env, &mut problems);
-    let snapshot = validate::snapshot(&root, source, env, &mut problems);
+    let root = raw::read(whole, env, &mut problems);
+    let snapshot = validate::snapshot(&root, whole, env, &mut problems);
     canary::look(&mut problems);
     let report = problems.report();
     let usable = snapshot.filter(|_| report.errors() == 0);

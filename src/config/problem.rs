@@ -18,7 +18,7 @@ use serde::{Serialize, Serializer};
 use super::codes::{self, Code};
 use super::explain;
 use super::fix::Fix;
-use super::source::Source;
+use super::whole::{Whole, beside, boundary};
 
 /// More problems than this are counted, not listed: a binary file has thousands.
 const LISTED: usize = 100;
@@ -80,6 +80,15 @@ pub struct Place {
     pub column: usize,
     /// Line and column of the first character after it.
     pub end: (usize, usize),
+    /// Where the file begins in the whole.
+    pub(super) offset: usize,
+}
+
+impl Place {
+    /// Bytes of the whole.
+    fn in_whole(&self) -> Range<usize> {
+        self.offset + self.span.start..self.offset + self.span.end
+    }
 }
 
 /// All problems of one configuration.
@@ -148,7 +157,7 @@ impl Problem {
         };
         let title = level.primary_title(self.message.as_str()).id(self.code);
         let snippet = self.place.as_ref().map(|place| {
-            let (line, span) = shown(text, &place.span);
+            let (line, span) = shown(text, &place.in_whole());
             Snippet::source(line)
                 .line_start(place.line)
                 .path(place.path.to_string_lossy())
@@ -171,13 +180,17 @@ impl Problem {
     /// What its edits make of the lines that they touch.
     fn patched<'t>(&'t self, help: &'t str, text: &'t str) -> Group<'t> {
         let help = Level::HELP.secondary_title(help);
-        let first = self.edits.iter().map(|edit| edit.place.span.start).min();
-        let last = self.edits.iter().map(|edit| edit.place.span.end).max();
+        let spans = || self.edits.iter().map(|edit| edit.place.in_whole());
+        let (first, last) = (
+            spans().map(|span| span.start).min(),
+            spans().map(|span| span.end).max(),
+        );
         let window = lines(text, first.unwrap_or(0)..last.unwrap_or(0));
         let start = self.edits.iter().map(|edit| edit.place.line).min();
         let patch = |edit: &'t Edit| {
             let within = |at: usize| at.saturating_sub(window.start).min(window.len());
-            let span = within(edit.place.span.start)..within(edit.place.span.end);
+            let span = edit.place.in_whole();
+            let span = within(span.start)..within(span.end);
             Patch::new(span, edit.replacement.as_str())
         };
         help.element(
@@ -254,15 +267,6 @@ impl fmt::Display for Problem {
 }
 
 impl Report {
-    /// A report of `problems` in `source`: with the warnings of a snapshot it renders those.
-    pub fn new(source: &Source, problems: Vec<Problem>) -> Self {
-        Self {
-            problems,
-            files: Vec::new(),
-            text: source.text().to_owned(),
-        }
-    }
-
     /// A report about a file whose text there is not.
     pub(super) fn of(problem: Problem) -> Self {
         Self {
@@ -329,9 +333,7 @@ impl std::error::Error for Report {}
 /// Where the checks put what they find.
 #[derive(Debug)]
 pub(super) struct Problems<'s> {
-    source: &'s Source,
-    /// Where each line begins.
-    lines: Vec<usize>,
+    whole: &'s Whole,
     /// The clock of who asks; `None`: what has passed is no question.
     now: Option<Timestamp>,
     /// What no excerpt may show.
@@ -342,15 +344,13 @@ pub(super) struct Problems<'s> {
 }
 
 impl<'s> Problems<'s> {
-    pub(super) fn new(source: &'s Source) -> Self {
-        let ends = source.text().match_indices('\n').map(|(at, _)| at + 1);
+    pub(super) fn new(whole: &'s Whole) -> Self {
         Self {
-            source,
-            lines: std::iter::once(0).chain(ends).collect(),
+            whole,
             now: None,
             masked: Vec::new(),
-            files: BTreeSet::new(),
-            found: Vec::new(),
+            files: whole.included().clone(),
+            found: whole.wrong().to_vec(),
         }
     }
 
@@ -365,9 +365,9 @@ impl<'s> Problems<'s> {
         self.now.is_some_and(|now| instant <= now)
     }
 
-    /// What is in the file.
+    /// What is in the files.
     pub(super) fn text(&self) -> &'s str {
-        self.source.text()
+        self.whole.text()
     }
 
     /// A problem at `span`.
@@ -378,7 +378,7 @@ impl<'s> Problems<'s> {
         message: impl Into<String>,
     ) -> &mut Problem {
         let mut problem = Problem::new(code, message);
-        problem.place = Some(self.place(span));
+        problem.place = Some(self.whole.place(span));
         self.push(problem)
     }
 
@@ -390,7 +390,11 @@ impl<'s> Problems<'s> {
         message: impl Into<String>,
     ) -> &mut Problem {
         let here = |found: &Problem| {
-            found.code == code.id && found.place.as_ref().is_some_and(|at| at.span == *span)
+            found.code == code.id
+                && found
+                    .place
+                    .as_ref()
+                    .is_some_and(|at| at.in_whole() == *span)
         };
         match self.found.iter().position(here) {
             Some(index) => &mut self.found[index],
@@ -403,9 +407,9 @@ impl<'s> Problems<'s> {
         self.push(Problem::new(code, message))
     }
 
-    /// The line of a byte, from 1.
+    /// The line of a byte in its file, from 1.
     pub(super) fn line(&self, byte: usize) -> usize {
-        self.lines.partition_point(|start| *start <= byte)
+        self.whole.line_in_file(byte)
     }
 
     /// Hides a part of the file from every excerpt.
@@ -419,11 +423,9 @@ impl<'s> Problems<'s> {
         self.masked.iter().any(touches)
     }
 
-    /// The file at `path`, as it is named in the configuration, belongs to it, be it readable or
-    /// not.
-    pub(super) fn file(&mut self, path: &str) -> PathBuf {
-        let beside = self.source.path().parent().map(|folder| folder.join(path));
-        let path = beside.unwrap_or_else(|| path.into());
+    /// The file that is named `name` at `span` belongs to the configuration, be it readable or not.
+    pub(super) fn file(&mut self, name: &str, span: &Range<usize>) -> PathBuf {
+        let path = beside(&self.whole.part(span.start).path, name);
         self.files.insert(path.clone());
         path
     }
@@ -435,7 +437,7 @@ impl<'s> Problems<'s> {
 
     /// The report of `problems`, with nothing in it that was masked.
     pub(super) fn report(self) -> Report {
-        let mut text = self.source.text().as_bytes().to_vec();
+        let mut text = self.whole.text().as_bytes().to_vec();
         for span in &self.masked {
             let end = span.end.min(text.len());
             let hidden = text.get_mut(span.start..end).unwrap_or_default();
@@ -456,16 +458,25 @@ impl<'s> Problems<'s> {
     ///
     /// A syntax error makes its own line and all that seems absent untrustworthy, and one in a
     /// table's header the whole table, so what was found there is left out: it would be noise
-    /// about one mistake.
+    /// about one mistake. So would be what a file lacks that could not be included.
     pub(super) fn sorted(mut self) -> Vec<Problem> {
+        if self
+            .found
+            .iter()
+            .any(|found| found.code == codes::INCLUDE.id)
+        {
+            self.found
+                .retain(|found| !found.absence && found.reason != codes::REFERENCE.reason);
+        }
         let errors = self.found.iter().filter(|found| found.is_syntax());
         let wrecked: BTreeSet<usize> = errors
-            .filter_map(line_of)
+            .filter_map(|found| line_of(self.whole, found))
             .flat_map(|line| self.table_from(line))
             .collect();
         if !wrecked.is_empty() {
+            let whole = self.whole;
             self.found.retain(|found| {
-                let here = line_of(found).is_some_and(|line| wrecked.contains(&line));
+                let here = line_of(whole, found).is_some_and(|line| wrecked.contains(&line));
                 found.is_syntax() || !(found.absence || here)
             });
         }
@@ -473,7 +484,7 @@ impl<'s> Problems<'s> {
             found
                 .place
                 .as_ref()
-                .map_or((1, 0), |place| (0, place.span.start))
+                .map_or((1, 0), |place| (0, place.in_whole().start))
         });
         if self.found.len() > LISTED {
             // An error must survive the cut, or the rest would pass for a valid file.
@@ -488,7 +499,7 @@ impl<'s> Problems<'s> {
             let edits = std::mem::take(&mut problem.fix).edits();
             problem.edits = (edits.into_iter())
                 .map(|(span, replacement)| Edit {
-                    place: self.place(&span),
+                    place: self.whole.place(&span),
                     replacement,
                 })
                 .collect();
@@ -496,20 +507,24 @@ impl<'s> Problems<'s> {
         found
     }
 
-    /// This line; all of the table, if it is the table's header.
+    /// This line of the whole; all of the table, if it is the table's header.
     fn table_from(&self, line: usize) -> Range<usize> {
-        let is_header = |line: &usize| {
-            let text = self
-                .lines
-                .get(line - 1)
-                .and_then(|start| self.source.text().get(*start..));
-            text.is_some_and(|text| text.trim_start_matches([' ', '\t']).starts_with('['))
+        let is_header = |start: usize| {
+            let text = self.whole.text()[start..].trim_start_matches([' ', '\t']);
+            text.starts_with('[')
         };
-        if !is_header(&line) {
+        let mut lines = self.whole.lines_from(line);
+        if !lines.next().is_some_and(|(_, start)| is_header(start)) {
             return line..line + 1;
         }
-        let end = self.lines.len() + 1;
-        line..(line + 1..end).find(is_header).unwrap_or(end)
+        let mut end = line;
+        for (next, start) in lines {
+            if is_header(start) {
+                break;
+            }
+            end = next;
+        }
+        line..end + 1
     }
 
     fn push(&mut self, problem: Problem) -> &mut Problem {
@@ -517,27 +532,6 @@ impl<'s> Problems<'s> {
         self.found
             .last_mut()
             .expect("it was pushed in the line above")
-    }
-
-    fn place(&self, span: &Range<usize>) -> Place {
-        let text = self.source.text();
-        let start = boundary(text, span.start);
-        let end = boundary(text, span.end).max(start);
-        let (line, column) = self.position(start);
-        Place {
-            path: self.source.path().to_owned(),
-            span: start..end,
-            line,
-            column,
-            end: self.position(end),
-        }
-    }
-
-    /// Line and column of a byte.
-    fn position(&self, at: usize) -> (usize, usize) {
-        let line = self.line(at);
-        let before = &self.source.text()[self.lines[line - 1]..at];
-        (line, before.chars().count() + 1)
     }
 }
 
@@ -612,16 +606,10 @@ pub(super) fn quote(text: &str) -> String {
     format!("{cut:?}")
 }
 
-fn line_of(problem: &Problem) -> Option<usize> {
-    problem.place.as_ref().map(|place| place.line)
-}
-
-/// The nearest character boundary at or before `at`.
-fn boundary(text: &str, at: usize) -> usize {
-    (0..=at.min(text.len()))
-        .rev()
-        .find(|at| text.is_char_boundary(*at))
-        .unwrap_or(0)
+/// The line of the whole that a problem is on.
+fn line_of(whole: &Whole, problem: &Problem) -> Option<usize> {
+    let place = problem.place.as_ref()?;
+    Some(whole.line(place.in_whole().start))
 }
 
 /// The whole lines that `span` touches.
@@ -647,9 +635,10 @@ fn shown<'t>(text: &'t str, span: &Range<usize>) -> (&'t str, Range<usize>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Source;
 
-    fn source(text: &str) -> Source {
-        Source::new("routing.toml", text)
+    fn source(text: &str) -> Whole {
+        Whole::alone(&Source::new("routing.toml", text))
     }
 
     #[test]
@@ -700,10 +689,10 @@ mod tests {
             problems.at(codes::NEVER_FIRES, &(0..1), "odd");
         }
         problems.outside(codes::VALUE, "wrong");
-        let found = problems.sorted();
-        assert_eq!(found.len(), LISTED);
-        assert!(found[0].is_error());
-        assert_eq!(Report::new(&source, found).reason(), "value");
+        let report = problems.report();
+        assert_eq!(report.problems.len(), LISTED);
+        assert!(report.problems[0].is_error());
+        assert_eq!(report.reason(), "value");
     }
 
     #[test]
@@ -714,7 +703,7 @@ mod tests {
             .at(codes::UNKNOWN_KEY, &(0..1), "unknown key \"a\"")
             .help("did you mean \"b\"?")
             .fix(Fix::replace(&(0..1), "b"));
-        let report = Report::new(&source, problems.sorted());
+        let report = problems.report();
         assert_eq!(
             serde_json::to_value(&report).unwrap(),
             serde_json::json!({"problems": [{

@@ -17,10 +17,11 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+use super::codes;
 use super::env::Environment;
 use super::moment::Moment;
 use super::problem::Problems;
-use super::source::Source;
+use super::whole::Whole;
 pub(super) use keys::ROOT;
 pub(super) use secrets::KEPT;
 use walk::Walk;
@@ -180,6 +181,43 @@ impl Table {
         self.value(key).map_or(&self.span, |value| &value.span)
     }
 
+    /// This table over `base`: what both have is as it is here, and so within tables of theirs.
+    fn over(self, base: Self) -> Self {
+        let mut entries = base.entries;
+        for (name, mut value) in self.entries {
+            let before = entries
+                .iter_mut()
+                .find(|(other, _)| other.value == name.value);
+            let Some(slot) = before else {
+                entries.push((name, value));
+                continue;
+            };
+            let old = std::mem::replace(&mut slot.1.value, Value::Broken);
+            value.value = match (value.value, old) {
+                (Value::Table(inner), Value::Table(base)) => Value::Table(inner.over(base)),
+                (own, _) => own,
+            };
+            *slot = (name, value);
+        }
+        let span = self.span;
+        Self { span, entries }
+    }
+
+    /// Takes out `key`.
+    fn take(&mut self, key: &str) -> Option<At<Value>> {
+        let place = self
+            .entries
+            .iter()
+            .position(|(name, _)| name.value == key)?;
+        Some(self.entries.remove(place).1)
+    }
+
+    fn value_mut(&mut self, key: &str) -> Option<&mut Value> {
+        let mut entries = self.entries.iter_mut();
+        let (_, value) = entries.find(|(name, _)| name.value == key)?;
+        Some(&mut value.value)
+    }
+
     fn value(&self, key: &str) -> Option<&At<Value>> {
         self.entries
             .iter()
@@ -233,9 +271,42 @@ from_value! {
     Tables(inner) as &'v [Table] = inner;
 }
 
-/// The tables of the file, without what does not fit, which is reported.
-pub(super) fn read(source: &Source, env: &Environment, problems: &mut Problems<'_>) -> Table {
-    let (tree, errors) = DeTable::parse_recoverable(source.text());
-    let wreck = syntax::report(&errors, tree.get_ref(), source.text(), problems);
-    Walk::new(env, source.text(), wreck, problems).root(tree.get_ref())
+/// The tables of all files, without what does not fit, which is reported.
+pub(super) fn read(whole: &Whole, env: &Environment, problems: &mut Problems<'_>) -> Table {
+    let mut all = Table::default();
+    for part in whole.parts() {
+        let text = whole.padded(part);
+        let (tree, errors) = DeTable::parse_recoverable(&text);
+        let wreck = syntax::report(&errors, tree.get_ref(), &text, problems);
+        let start = part.span.start..part.span.start;
+        let mut table = Walk::new(env, &text, wreck, problems).root(tree.get_ref(), start);
+        if !whole.is_root(part) {
+            no_orders(&mut table, problems);
+        }
+        all = table.over(all);
+    }
+    all
+}
+
+/// Orders stand in the file that `tailhop pin` edits, and in no other.
+fn no_orders(table: &mut Table, problems: &mut Problems<'_>) {
+    let mut refuse = |what: &str, span: &Range<usize>| {
+        let message = format!("{what} is an order, and this file is included");
+        problems
+            .at(codes::ORDER_ELSEWHERE, span, message)
+            .help("move it to the file that includes all others");
+    };
+    if let Some(pin) = table.take("pin") {
+        refuse("pin", &pin.span);
+    }
+    let Some(Value::Table(backends)) = table.value_mut("backends") else {
+        return;
+    };
+    for (name, backend) in &mut backends.entries {
+        if let Value::Table(backend) = &mut backend.value
+            && let Some(drain) = backend.take("drain")
+        {
+            refuse(&format!("backends.{}.drain", name.value), &drain.span);
+        }
+    }
 }

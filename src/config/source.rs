@@ -134,7 +134,7 @@ fn problem(code: Code, path: &Path, what: &str, help: &str) -> Report {
     Report::of(problem)
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes
         .iter()
         .fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {

@@ -3,6 +3,7 @@
 mod changes;
 mod damage;
 mod environment;
+mod include;
 mod keys;
 mod problems;
 mod reference;

@@ -29,7 +29,7 @@ use super::moment::{Moment, show};
 use super::problem::{Hint, Problems, list, quote, suggest};
 use super::raw::{At, Table};
 use super::snapshot::{Backend, BackendId, Origin, Service, ServiceId, Snapshot};
-use super::source::Source;
+use super::whole::Whole;
 
 /// What the checks share. Filled from top to bottom, as each part needs those before it.
 struct Scope<'a> {
@@ -44,7 +44,7 @@ struct Scope<'a> {
 /// The snapshot that the tables of the file and the environment make.
 pub(super) fn snapshot(
     root: &Table,
-    source: &Source,
+    whole: &Whole,
     env: &Environment,
     problems: &mut Problems<'_>,
 ) -> Option<Snapshot> {
@@ -71,8 +71,8 @@ pub(super) fn snapshot(
     let pins = orders::pins(&scope, problems);
     let schedule = schedule::read(&scope, active_backend, problems)?;
     let origin = Origin {
-        path: source.path().to_owned(),
-        hash: source.hash().to_owned(),
+        path: whole.path().to_owned(),
+        hash: whole.hash().to_owned(),
         stand_in: false,
     };
     Some(Snapshot {

@@ -6,7 +6,7 @@
 pub mod store;
 pub mod watch;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
-use crate::config::{Environment, Report, Snapshot, Source, load, read};
+use crate::config::{Environment, Report, Snapshot, Source, load, load_by, read};
 use store::Store;
 use watch::{Mode, Watcher};
 
@@ -89,17 +89,22 @@ impl Inputs {
         let mut watcher = Watcher::new(paths, self.mode, Vec::new());
         watcher = watcher.beside(own, store.live().snapshot.files.clone());
         loop {
-            // Of secrets and roots it matters only that they changed: loading reads them.
+            // Of secrets and roots of trust it matters only that they changed: loading reads them.
             let (seen, by_signal) = tokio::select! {
                 seen = watcher.changed() => (seen.files, false),
                 // Settled or not: who asks has written them.
                 () = hangups.next() => (self.sources(), true),
             };
+            let held = |path: &Path| match watcher.held(path) {
+                Some(held) if !by_signal => held,
+                _ => read(path),
+            };
+            let load = |source: Result<Source, Report>| load_by(&source?, &self.environment, &held);
             let mut seen = seen.into_iter().take(own);
-            let Some(truth) = seen.next().map(|source| self.load(source)) else {
+            let Some(truth) = seen.next().map(load) else {
                 return;
             };
-            let copy = seen.next().map(|source| self.load(source));
+            let copy = seen.next().map(load);
             let named = [Some(&truth), copy.as_ref()];
             watcher = watcher.beside(own, named.into_iter().flatten().flat_map(files));
             // The log has told any other outcome.

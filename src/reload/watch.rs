@@ -129,6 +129,12 @@ impl Watcher {
         self
     }
 
+    /// What the file at `path` holds, as far as that has settled; `None`: it is not watched.
+    pub fn held(&self, path: &Path) -> Option<Result<Source, Report>> {
+        let file = self.files.iter().find(|file| file.path == path)?;
+        Some(file.held())
+    }
+
     /// Returns when a file holds something else than when this last returned.
     ///
     /// Cancel safe: what was noticed is kept for the next call.

@@ -1,5 +1,6 @@
 //! The file is edited while requests run. In real time, as file events are.
 
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -175,6 +176,94 @@ async fn a_file_that_is_gone_changes_nothing_and_its_return_is_noticed() {
     })
     .await;
     assert_eq!(stage.app.get("/qdrant/collections").await.backend(), "m2");
+}
+
+/// Puts a file beside that of `app`, renamed into place.
+fn put(app: &App, name: &str, text: &str) {
+    let path = app.file().with_file_name(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let beside = path.with_extension("new");
+    std::fs::write(&beside, text).unwrap();
+    std::fs::rename(beside, path).unwrap();
+}
+
+#[tokio::test]
+async fn what_is_included_is_watched_and_is_one_with_the_file() {
+    let stage = stage("").await;
+    let app = &stage.app;
+    let generation = async |number: u64| {
+        config(app, |config| {
+            config["generation"] == number && config["rejected"].is_null()
+        })
+        .await
+    };
+    let rejected = async |words: &str| {
+        let told = |config: &Value| {
+            config["rejected"]["text"]
+                .as_str()
+                .unwrap_or("")
+                .contains(words)
+        };
+        config(app, told).await
+    };
+    let active = async || app.get("/qdrant/collections").await.backend().to_owned();
+    // The file names another before that is there: it is looked for until it comes.
+    app.edit(|text| {
+        format!(
+            "include = [\"env/tier.toml\"]\n{}",
+            text.replace("schedule.default = \"m1\"\n", "")
+        )
+    });
+    rejected("env/tier.toml does not exist").await;
+    assert_eq!(active().await, "m1");
+    put(app, "env/tier.toml", "include = [\"who.toml\"]\n");
+    rejected("env/who.toml does not exist").await;
+    put(app, "env/who.toml", "schedule.default = \"m2\"\n");
+    generation(2).await;
+    assert_eq!(active().await, "m2");
+    // A broken one changes nothing, and is told with its own name.
+    put(app, "env/who.toml", "schedule.default = \"m9\"\n");
+    rejected("env/who.toml:1:20").await;
+    assert_eq!(active().await, "m2");
+    std::fs::remove_file(app.file().with_file_name("env/who.toml")).unwrap();
+    rejected("env/who.toml does not exist").await;
+    assert_eq!(active().await, "m2");
+    put(app, "env/who.toml", "schedule.default = \"m1\"\n");
+    generation(3).await;
+    assert_eq!(active().await, "m1");
+    // What is no longer named is no longer of it.
+    put(app, "env/tier.toml", "schedule.default = \"m2\"\n");
+    generation(4).await;
+    put(app, "env/who.toml", "nonsense");
+    really(Duration::from_millis(600)).await;
+    let status = generation(4).await;
+    assert_eq!(status["config"]["rejected"], Value::Null);
+    stage.ends_clean().await;
+}
+
+#[tokio::test]
+async fn an_included_file_that_is_half_written_is_not_taken_for_the_whole() {
+    let stage = stage("").await;
+    let app = &stage.app;
+    put(app, "tier.toml", "timeouts.wait = \"5s\"\n");
+    app.edit(|text| format!("include = [\"tier.toml\"]\n{text}"));
+    config(app, |config| config["generation"] == 2).await;
+    let mut writer = std::fs::File::create(app.file().with_file_name("tier.toml")).unwrap();
+    writer.write_all(b"timeouts.wait = \"6s\"\n").unwrap();
+    writer.flush().unwrap();
+    // The file beside it is settled and read now, and the half of this one with it.
+    app.edit(|text| format!("{text}\nservices.qdrant.fallback = \"none\"\n"));
+    let status = config(app, |config| config["generation"] == 3).await;
+    let changes = status["config"]["changes"].to_string();
+    assert!(!changes.contains("6s"), "{changes}");
+    writer.write_all(b"timeouts.probe = \"3s\"\n").unwrap();
+    drop(writer);
+    let status = config(app, |config| config["generation"] == 4).await;
+    let changes = status["config"]["changes"].to_string();
+    for told in ["wait is 6s instead of 5s", "probe is 3s instead of 2s"] {
+        assert!(changes.contains(told), "{changes}");
+    }
+    stage.ends_clean().await;
 }
 
 #[tokio::test]

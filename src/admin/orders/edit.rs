@@ -40,6 +40,7 @@ pub(super) fn edit(text: &str, order: &Order, scene: &Scene<'_>) -> Result<Strin
         }
         Order::Drain { backend, .. } => {
             let drain = drain(order, scene);
+            add_backend(&mut file, backend);
             let table = backend_table(&mut file, backend)?;
             let blank = take_blank(table);
             let mut drain = value(drain);
@@ -215,6 +216,27 @@ fn drain(order: &Order, scene: &Scene<'_>) -> InlineTable {
         drain.insert("by", text(scene.by));
     }
     drain
+}
+
+/// Makes a place for what is said of a backend that stands in an included file.
+fn add_backend(file: &mut DocumentMut, backend: &str) {
+    let backends = file.entry("backends").or_insert_with(|| {
+        let mut table = Table::new();
+        table.set_implicit(true);
+        Item::Table(table)
+    });
+    let Some(backends) = backends.as_table_like_mut() else {
+        return;
+    };
+    if backends.contains_key(backend) {
+        return;
+    }
+    let item = if backends.is_empty() {
+        Item::Table(Table::new())
+    } else {
+        value(InlineTable::new())
+    };
+    backends.insert(backend, item);
 }
 
 /// The table of a backend, however it is written.
@@ -398,8 +420,21 @@ mod tests {
             assert!(!back.contains("drain") && (own || back == before), "{back}");
         }
         assert_eq!(edited("[backends]\na = {}\n", &undrain), "a is not drained");
+        // It stands in an included file.
+        for (before, after) in [
+            (
+                "[backends]\nb = {}\n",
+                format!("[backends]\nb = {{}}\na = {{ {set} }}\n"),
+            ),
+            (
+                "include = [\"x\"]\n",
+                format!("include = [\"x\"]\n\n[backends.a]\n{set}\n"),
+            ),
+        ] {
+            assert_eq!(edited(before, &drain), after, "{before}");
+        }
         assert_eq!(
-            edited("[backends]\nb = {}\n", &drain),
+            edited("[backends]\nb = {}\n", &undrain),
             "there is no backend a in the file"
         );
     }

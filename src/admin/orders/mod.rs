@@ -136,10 +136,12 @@ impl Wrong {
 pub fn prepare(order: &Order, giver: &Giver<'_>) -> Result<Prepared, Refused> {
     let invalid = |report| Refused::Invalid(Box::new(report));
     let before = read(giver.path).map_err(invalid)?;
-    if giver.base.is_some_and(|base| !is_of(base, before.hash())) {
+    let was = load(&before, giver.environment);
+    let hash = was.as_ref().map_or(before.hash(), |was| &was.origin.hash);
+    if giver.base.is_some_and(|base| !is_of(base, hash)) {
         return Err(Refused::Stale { did: Vec::new() });
     }
-    let was = load(&before, giver.environment).map_err(invalid)?;
+    let was = was.map_err(invalid)?;
     let file = std::fs::canonicalize(giver.path)
         .map_err(|error| Refused::Failed(format!("{}: {error}", giver.path.display())))?;
     sensible(order, giver, &was, &file).map_err(Refused::Wrong)?;
@@ -507,6 +509,39 @@ mod tests {
         assert!(link.is_symlink());
         assert!(desk.text().contains("m1 = { drain = "), "{}", desk.text());
         assert!(desk.text().contains("# first"), "{}", desk.text());
+    }
+
+    #[test]
+    fn an_order_of_what_is_included_stands_in_the_file_itself_and_knows_of_both() {
+        let desk = Desk::with("include = [\"more.toml\"]\nservices.ollama = {}\n");
+        let more = desk.0.path().join("more.toml");
+        std::fs::write(
+            &more,
+            "backends = { m1 = {}, m2 = {} }\nschedule.default = \"m1\"\n",
+        )
+        .unwrap();
+        let done = desk.prepare("ann", None, &pin("m2")).unwrap();
+        let seen = done.was.origin.hash[..8].to_owned();
+        done.commit(&Environment::default()).unwrap();
+        let late = desk.prepare("ben", Some(&seen), &pin("m1")).unwrap_err();
+        assert_eq!(undone(late), "stale: ");
+        let drain = Order::Drain {
+            backend: "m1".into(),
+            until: None,
+            reason: None,
+        };
+        let done = desk.prepare("ann", None, &drain).unwrap();
+        let seen = done.becomes.origin.hash[..8].to_owned();
+        let done = done.commit(&Environment::default()).unwrap();
+        assert!(done.becomes.backends[0].drain.is_some(), "{}", desk.text());
+        // What is included is part of what was seen.
+        std::fs::write(
+            &more,
+            "backends = { m1 = {}, m2 = {} }\nschedule.default = \"m2\"\n",
+        )
+        .unwrap();
+        let late = desk.prepare("ben", Some(&seen), &pin("m1")).unwrap_err();
+        assert_eq!(undone(late), "stale: ");
     }
 
     #[test]

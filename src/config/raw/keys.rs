@@ -44,6 +44,12 @@ impl Row {
 /// Every key that is accepted.
 pub(in crate::config) const ROOT: &[Row] = &[
     row(
+        "include",
+        Shape::Texts,
+        "none",
+        "files whose values hold where this file has none, such as `env/${ENVIRONMENT:-production}.toml`",
+    ),
+    row(
         "listen",
         Shape::Table(LISTEN),
         "{}",

@@ -45,9 +45,9 @@ impl<'w, 's> Walk<'w, 's> {
         }
     }
 
-    /// The whole file.
-    pub(super) fn root(&mut self, table: &DeTable<'_>) -> Table {
-        self.table(table, ROOT, 0..0, "")
+    /// A whole file, which begins at `start`.
+    pub(super) fn root(&mut self, table: &DeTable<'_>, start: Range<usize>) -> Table {
+        self.table(table, ROOT, start, "")
     }
 
     fn table(

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use tempfile::NamedTempFile;
+
 use super::super::raw::{ROOT, Row, Shape};
 use super::*;
 
@@ -20,6 +22,7 @@ pub(super) fn example(path: &str) -> &'static str {
     let last = path.rsplit('.').next().unwrap();
     match path {
         "listen.data" => "\"127.0.0.1:1\"",
+        "include" => "[\"INCLUDED\"]",
         "listen.admin" => "\"127.0.0.1:2\"",
         "tailnet.name" => "\"tail9\"",
         "tailnet.dial" => "\"socks5\"",
@@ -75,8 +78,7 @@ pub(super) fn leaves(rows: &[Row], path: &str, into: &mut Vec<String>) {
 #[test]
 fn every_key_of_the_table_is_documented_and_does_something() {
     let readme = include_str!("../../../config/README.md");
-    let authority = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(authority.path(), sites::self_signed()).unwrap();
+    let files = Files::new();
     let mut paths = Vec::new();
     leaves(ROOT, "", &mut paths);
     assert!(paths.len() > 40);
@@ -87,10 +89,8 @@ fn every_key_of_the_table_is_documented_and_does_something() {
             "{path} is not in config/README.md"
         );
         let secret = [("SECRET", "canary")];
-        let [base, changed] = [None, Some(example(&path))].map(|value| {
-            let text = base_for(&path, value).replace("CA", authority.path().to_str().unwrap());
-            good(&text, &secret)
-        });
+        let [base, changed] =
+            [None, Some(example(&path))].map(|value| good(&files.base_for(&path, value), &secret));
         let same_value = path == "pin.writes";
         assert!(
             same_value || !changes(&base, &changed).is_empty(),
@@ -99,8 +99,34 @@ fn every_key_of_the_table_is_documented_and_does_something() {
     }
 }
 
-/// A file in which `path` may be written, with and without it.
-pub(super) fn base_for(path: &str, value: Option<&str>) -> String {
+/// The files that the examples name.
+pub(super) struct Files {
+    authority: NamedTempFile,
+    included: NamedTempFile,
+}
+
+impl Files {
+    pub(super) fn new() -> Self {
+        let files = [(); 2].map(|()| NamedTempFile::new().unwrap());
+        let [authority, included] = files;
+        std::fs::write(&authority, sites::self_signed()).unwrap();
+        std::fs::write(&included, "tailnet.repair = false\n").unwrap();
+        Self {
+            authority,
+            included,
+        }
+    }
+
+    /// A file in which `path` may be written, with and without it.
+    pub(super) fn base_for(&self, path: &str, value: Option<&str>) -> String {
+        let text = base_for(path, value);
+        let of = |file: &NamedTempFile| file.path().to_str().unwrap().to_owned();
+        text.replace("INCLUDED", &of(&self.included))
+            .replace("CA", &of(&self.authority))
+    }
+}
+
+fn base_for(path: &str, value: Option<&str>) -> String {
     let key = path.rsplit('.').next().unwrap();
     let table = path.strip_suffix(key).unwrap().trim_end_matches('.');
     let set = value
@@ -125,6 +151,9 @@ pub(super) fn base_for(path: &str, value: Option<&str>) -> String {
         "default = \"macbook-m1\"\n".into()
     };
     let head = format!("{TWO}[schedule]\n{default}{schedule}");
+    if table.is_empty() {
+        return set + &head;
+    }
     head + &table_for(table, key, value.is_some(), &set)
 }
 

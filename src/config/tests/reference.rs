@@ -9,7 +9,7 @@ use serde_json::Value;
 use toml::de::{DeTable, DeValue};
 
 use super::super::raw::ROOT;
-use super::keys::{base_for, example, leaves};
+use super::keys::{Files, example, leaves};
 use super::*;
 use crate::config::{codes, effective, explain, json_schema, key_tables};
 
@@ -155,15 +155,13 @@ fn schema_and_parser_agree_on_the_gallery() {
 #[test]
 fn schema_and_parser_agree_on_every_key() {
     let schema = validator();
-    let authority = tempfile::NamedTempFile::new().unwrap();
-    fs::write(authority.path(), sites::self_signed()).unwrap();
+    let files = Files::new();
     let mut paths = Vec::new();
     leaves(ROOT, "", &mut paths);
     for path in paths {
         // No key takes a list of numbers.
         for (value, right) in [(example(&path), true), ("[1, 2]", false)] {
-            let text = base_for(&path, Some(value));
-            let text = text.replace("CA", authority.path().to_str().unwrap());
+            let text = files.base_for(&path, Some(value));
             let parsed = load_with(&text, &[("SECRET", "canary")]);
             assert_eq!(parsed.is_ok(), right, "{path} = {value}");
             let file = as_json(&text).unwrap();
@@ -173,19 +171,20 @@ fn schema_and_parser_agree_on_every_key() {
                 "{path} = {value}: the schema"
             );
         }
-        let misspelt = base_for(&path, Some(example(&path))).replacen(
-            &format!("{} = {}", path.rsplit('.').next().unwrap(), example(&path)),
-            "no-such-key = 1",
-            1,
-        );
+        let key = path.rsplit('.').next().unwrap();
+        let written = files.base_for(&path, Some(example(&path)));
+        let line = written
+            .lines()
+            .find(|line| line.contains(&format!("{key} = ")));
+        let misspelt = written.replacen(&format!("{key} = "), "no-such-key = ", 1);
+        assert!(line.is_some() && misspelt != written, "{path}");
         assert!(!schema.is_valid(&as_json(&misspelt).unwrap()), "{misspelt}");
     }
 }
 
 #[test]
 fn every_key_that_is_written_shows_where_it_stands() {
-    let authority = tempfile::NamedTempFile::new().unwrap();
-    fs::write(authority.path(), sites::self_signed()).unwrap();
+    let files = Files::new();
     let mut paths = Vec::new();
     leaves(ROOT, "", &mut paths);
     let env = Environment::from_pairs([("SECRET", "canary-31415")]);
@@ -196,8 +195,7 @@ fn every_key_that_is_written_shows_where_it_stands() {
         } else {
             last
         };
-        let text = base_for(&path, Some(example(&path)));
-        let text = text.replace("CA", authority.path().to_str().unwrap());
+        let text = files.base_for(&path, Some(example(&path)));
         let settings = effective(&Source::new("routing.toml", text), &env).unwrap();
         let line = |setting: &Setting| {
             let Setting { key, value, origin } = setting;

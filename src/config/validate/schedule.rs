@@ -202,7 +202,8 @@ fn switch_date(
     }
 }
 
-/// Warns of a switch that has passed: it is what `default` is for now.
+/// Warns of switches that have passed: the last of them is what `default` is for, those before it
+/// do nothing any more.
 fn passed(
     scope: &Scope<'_>,
     table: &Table,
@@ -213,33 +214,52 @@ fn passed(
     let by_variable = scope.env.overlay(SWITCH_DATE).is_some();
     // One for some services gives them another default than the rest, and what the variable moves
     // it would make anew.
-    let for_all = |(switch, _): &&(Switch, _)| switch.services.is_none() && !by_variable;
-    for (switch, span) in switches.iter().filter(for_all) {
-        let written = tables.iter().find(|table| table.span_of("at") == span);
-        let (Some(written), true) = (written, problems.passed(switch.at)) else {
+    let gone = |(switch, _): &&(Switch, _)| {
+        switch.services.is_none() && !by_variable && problems.passed(switch.at)
+    };
+    let gone: Vec<_> = switches.iter().filter(gone).collect();
+    let Some((last, _)) = gone.iter().max_by_key(|(switch, _)| switch.at) else {
+        return;
+    };
+    for (switch, span) in &gone {
+        let Some(written) = tables.iter().find(|table| table.span_of("at") == span) else {
             continue;
         };
-        let to = &scope.backends[switch.to.0].name;
-        let message = format!(
-            "this switch passed at {}: {to} is active",
-            scope.show(switch.at)
-        );
-        // Which of several is the last one is for people to see.
-        let fix = (tables.len() == 1).then(|| {
-            let text = problems.text();
-            let default = Fix::string(text, table.span_of("default"), to.as_str());
-            let list = table.span_of("switch");
-            let inline =
-                text[list.start..].starts_with('[') && !text[list.start..].starts_with("[[");
-            default.and(match table.entry("switch") {
-                Some(entry) if inline => Fix::remove_key(text, &entry),
-                _ => Fix::remove_table(text, &written.span, written.end()),
-            })
-        });
+        let (at, to) = (scope.show(switch.at), &scope.backends[switch.to.0].name);
+        let without = taken_out(table, written, tables.len() == 1, problems.text());
+        let (message, help, fix) = if switch.at == last.at {
+            let default = Fix::string(problems.text(), table.span_of("default"), to.as_str());
+            // With others beside it, those before it go first, and each has its own fix.
+            let fix = (gone.len() == 1).then(|| default.and(without));
+            (
+                format!("this switch passed at {at}: {to} is active by the schedule since"),
+                format!(
+                    "once nobody needs the date: write default = \"{to}\", take the switch out"
+                ),
+                fix,
+            )
+        } else {
+            let later = scope.show(last.at);
+            (
+                format!("this switch passed at {at}, and the one of {later} holds instead"),
+                "take it out: it changes nothing".to_owned(),
+                Some(without),
+            )
+        };
         problems
             .at(codes::PASSED, span, message)
-            .help(format!("write default = \"{to}\" and take the switch out"))
+            .help(help)
             .fix(fix);
+    }
+}
+
+/// `schedule.switch` without `switch`, or no `schedule.switch`, if that is the `only` one.
+fn taken_out(table: &Table, switch: &Table, only: bool, text: &str) -> Fix {
+    let list = table.span_of("switch");
+    let inline = text[list.start..].starts_with('[') && !text[list.start..].starts_with("[[");
+    match table.entry("switch") {
+        Some(entry) if inline && only => Fix::remove_key(text, &entry),
+        _ => Fix::remove_table(text, &switch.span, switch.end()),
     }
 }
 

@@ -66,7 +66,7 @@ fn variable(
 
 /// The text of a file, without the end of its last line.
 fn file(what: &str, path: &str, kept: &At<&Kept>, problems: &mut Problems<'_>) -> Option<String> {
-    let path = problems.file(path);
+    let path = problems.file(path, &kept.span);
     let read = source::bytes(&path).map_err(|report| report.problems[0].message.clone());
     let text = read.and_then(|bytes| {
         String::from_utf8(bytes).map_err(|_| format!("{} is not text", path.display()))

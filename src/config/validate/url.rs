@@ -249,7 +249,7 @@ fn roots(
             .fix(fix);
         return None;
     }
-    let path = problems.file(value);
+    let path = problems.file(value, &span);
     let found = source::bytes(&path)
         .map_err(|report| report.problems[0].message.clone())
         .and_then(|pem| trusted(&pem).map_err(|why| format!("{} {why}", path.display())));

@@ -1,5 +1,7 @@
 //! Real files in a real directory, edited as people and tools edit them.
 
+mod matrix;
+
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
