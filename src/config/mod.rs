@@ -12,6 +12,7 @@ pub mod defaults;
 mod diff;
 mod env;
 mod moment;
+pub mod paths;
 pub mod problem;
 mod raw;
 pub mod snapshot;
