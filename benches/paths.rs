@@ -17,7 +17,7 @@ use tailhop::config::{Environment, Source, load};
 use tailhop::endpoint::live::Judgement;
 use tailhop::health::judge::{Around, Seen, judge};
 use tailhop::metrics::Metrics;
-use tailhop::plan::candidates::plan;
+use tailhop::plan::candidates::{lead, plan};
 use tailhop::plan::reason::Reason;
 use tailhop::plan::route::{match_route, meaning};
 use tailhop::reload::store::Store;
@@ -86,7 +86,11 @@ fn planning(bench: &mut Criterion) {
         let (meant, _) = meaning(route, Kind::Qdrant, &Method::POST, path);
         let verdicts = vec![Verdict::Up; snapshot.service(route.service).backends.len()];
         let now = Timestamp::now();
-        bench.bench_function(&format!("plan/{size}"), |b| {
+        bench.bench_function(&format!("plan/its lead/{size}"), |b| {
+            let able = |_| Verdict::Up;
+            b.iter(|| lead(black_box(&snapshot), route.service, meant, able, now));
+        });
+        bench.bench_function(&format!("plan/whole/{size}"), |b| {
             b.iter(|| plan(black_box(&snapshot), route.service, meant, &verdicts, now));
         });
     }

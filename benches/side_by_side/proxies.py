@@ -102,7 +102,7 @@ class ManyTailhop(Tailhop):
 
     def text(self) -> str:
         more = "".join(f'm{n} = {{ host = "127.0.0.{n}" }}\n' for n in range(3, self.BACKENDS + 1))
-        text = super().text().replace("[services]\n", f"{more}[services]\n")
+        text = super().text().replace("[backends]\n", f"[backends]\n{more}")
         route = '[[routes]]\npath = "/{}"\nservice = "{}"\n'
         routes = [route.format(f"team-{n:04}/ollama", "ollama") for n in range(self.ROUTES - 2)]
         return text + "".join([*routes, *(route.format(s, s) for s in ("ollama", "qdrant"))])

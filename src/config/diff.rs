@@ -4,8 +4,9 @@
 //! it says only that they are others. Invariant: snapshots that hold in the same way have no
 //! sentence between them, and others have at least one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Display;
+use std::hash::Hash;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -47,21 +48,20 @@ impl Changes {
     }
 
     /// Goes through the things of two lists that have the same key.
-    fn each<'s, T, K: PartialEq>(
+    fn each<'s, T, K: Eq + Hash>(
         &mut self,
         old: &'s [T],
         new: &'s [T],
         key: impl Fn(&'s T) -> K,
         mut seen: impl FnMut(&mut Self, Seen<'s, T>),
     ) {
-        for item in old
-            .iter()
-            .filter(|item| !new.iter().any(|other| key(other) == key(item)))
-        {
+        let stay: HashSet<K> = new.iter().map(&key).collect();
+        for item in old.iter().filter(|item| !stay.contains(&key(item))) {
             seen(self, Seen::Gone(item));
         }
+        let before: HashMap<K, &T> = old.iter().map(|item| (key(item), item)).collect();
         for item in new {
-            match old.iter().find(|other| key(other) == key(item)) {
+            match before.get(&key(item)) {
                 None => seen(self, Seen::Added(item)),
                 Some(before) => seen(self, Seen::Both(before, item)),
             }

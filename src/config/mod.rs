@@ -16,6 +16,7 @@ mod env;
 mod explain;
 mod fix;
 mod moment;
+pub mod paths;
 pub mod problem;
 mod raw;
 mod schema;

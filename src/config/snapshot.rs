@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use rustls::pki_types::CertificateDer;
 
+use super::paths::Routes;
 use super::problem::Problem;
 use crate::api::rules::Rule;
 use crate::words::names::{BackendName, Kind, ServiceName};
@@ -47,8 +48,8 @@ pub struct Snapshot {
     pub backends: Vec<Backend>,
     /// Services, in the order of the file.
     pub services: Vec<Service>,
-    /// Longest path first.
-    pub routes: Vec<Route>,
+    /// By path, longest first.
+    pub routes: Routes,
     /// Who is active when.
     pub schedule: Schedule,
     /// Orders in the file that make a backend active until they expire.
@@ -355,6 +356,17 @@ impl Snapshot {
     /// The ids of all services.
     pub fn service_ids(&self) -> impl Iterator<Item = ServiceId> + use<> {
         (0..self.services.len()).map(ServiceId)
+    }
+}
+
+impl Service {
+    /// Where `backend` stands among those that offer it, if it does.
+    pub fn place_of(&self, backend: BackendId) -> Option<usize> {
+        // Where all offer it, which is usual, nothing is searched.
+        if self.backends.get(backend.0) == Some(&backend) {
+            return Some(backend.0);
+        }
+        self.backends.iter().position(|id| *id == backend)
     }
 }
 

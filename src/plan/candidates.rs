@@ -28,6 +28,48 @@ pub struct Candidate {
     pub reason: Reason,
 }
 
+/// The first candidate of a plan whose others nobody needs yet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lead {
+    /// Whom orders and schedule name for this effect.
+    pub active: Active,
+    /// The active one, as a candidate.
+    pub candidate: Candidate,
+    /// Whether [`plan`] has others behind it.
+    pub others: bool,
+}
+
+/// How the plan begins, where that can be said without looking at every backend: with the active
+/// one, if it is thought able. Almost every request needs no more. `None`: ask [`plan`].
+pub fn lead(
+    snapshot: &Snapshot,
+    service: ServiceId,
+    meaning: Meaning,
+    verdict: impl FnOnce(BackendId) -> Verdict,
+    now: Timestamp,
+) -> Option<Lead> {
+    let active = orders::active(snapshot, service, meaning.effect, now);
+    let takes_work = |id| orders::drain(snapshot, id, now).is_none();
+    let leads = takes_work(active.backend)
+        && Rank::of(verdict(active.backend)) == Rank::Able
+        && !stand_in_cannot_say(snapshot, service, meaning.effect);
+    if !leads {
+        return None;
+    }
+    let mut offering = snapshot.service(service).backends.iter();
+    let others = stays(snapshot, service, meaning).is_none()
+        && offering.any(|id| *id != active.backend && takes_work(*id));
+    let candidate = Candidate {
+        backend: active.backend,
+        reason: Reason::Active(active.why.clone()),
+    };
+    Some(Lead {
+        active,
+        candidate,
+        others,
+    })
+}
+
 /// The plan for a request of `meaning` to `service`. `verdicts` stands in the order of the
 /// service's backends.
 pub fn plan(
@@ -95,11 +137,13 @@ pub fn excluded(
     if backend == active.backend {
         return None;
     }
-    match (
-        meaning.effect,
-        meaning.reach,
-        snapshot.service(service).fallback,
-    ) {
+    stays(snapshot, service, meaning)
+}
+
+/// Why a request of `meaning` goes to nobody but the active backend; `None`: it may move.
+fn stays(snapshot: &Snapshot, service: ServiceId, meaning: Meaning) -> Option<Exclusion> {
+    let fallback = snapshot.service(service).fallback;
+    match (meaning.effect, meaning.reach, fallback) {
         (Effect::Write | Effect::Admin, _, _) => Some(Exclusion::ChangesStay),
         (_, Reach::OneBackend, _) => Some(Exclusion::OneBackend),
         (_, Reach::SameModel, _) => Some(Exclusion::ModelUnknown),
@@ -144,11 +188,7 @@ fn verdict_of(
     verdicts: &[Verdict],
     backend: BackendId,
 ) -> Verdict {
-    let place = snapshot
-        .service(service)
-        .backends
-        .iter()
-        .position(|id| *id == backend);
+    let place = snapshot.service(service).place_of(backend);
     place
         .and_then(|place| verdicts.get(place))
         .copied()
@@ -175,6 +215,17 @@ fn reason(
 }
 
 impl Plan {
+    /// The candidates behind `lead`, which was asked first.
+    pub fn behind(self, lead: BackendId) -> impl Iterator<Item = Candidate> {
+        let others = self.candidates.into_iter();
+        others
+            .filter(move |candidate| candidate.backend != lead)
+            .map(|candidate| Candidate {
+                reason: Reason::Next,
+                ..candidate
+            })
+    }
+
     /// Who says which backend is active.
     pub fn why(&self) -> &Why {
         &self.active.why

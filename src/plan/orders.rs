@@ -36,7 +36,7 @@ pub enum Why {
 
 /// The active backend of `service` for requests of `effect`.
 pub fn active(snapshot: &Snapshot, service: ServiceId, effect: Effect, now: Timestamp) -> Active {
-    let offers = |id: &BackendId| snapshot.service(service).backends.contains(id);
+    let offers = |id: &BackendId| snapshot.service(service).place_of(*id).is_some();
     if let Some(backend) = snapshot.active_backend.filter(offers) {
         return Active {
             backend,
@@ -58,8 +58,8 @@ pub fn active(snapshot: &Snapshot, service: ServiceId, effect: Effect, now: Time
 /// The active backend without any order: by schedule and default.
 pub fn by_schedule(snapshot: &Snapshot, service: ServiceId, now: Timestamp) -> Active {
     let (backend, switch) = schedule::scheduled(snapshot, service, now);
-    let offering = &snapshot.service(service).backends;
-    match (offering.contains(&backend), switch) {
+    let offering = snapshot.service(service);
+    match (offering.place_of(backend).is_some(), switch) {
         (true, Some(switch)) => Active {
             backend,
             why: Why::Schedule(switch.at),
@@ -70,7 +70,7 @@ pub fn by_schedule(snapshot: &Snapshot, service: ServiceId, now: Timestamp) -> A
         },
         // A snapshot has no service without a backend.
         (false, _) => Active {
-            backend: offering[0],
+            backend: offering.backends[0],
             why: Why::OnlyOffer,
         },
     }

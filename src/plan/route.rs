@@ -15,19 +15,7 @@ use crate::words::names::Kind;
 
 /// The route of `path`, if any. `path` has no query.
 pub fn match_route<'s>(snapshot: &'s Snapshot, path: &str) -> Option<&'s Route> {
-    snapshot
-        .routes
-        .iter()
-        .find(|route| covers(&route.path, path))
-}
-
-/// Whether `prefix` is `path` or a parent of it.
-fn covers(prefix: &str, path: &str) -> bool {
-    if prefix == "/" {
-        return path.starts_with('/');
-    }
-    path.strip_prefix(prefix)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    snapshot.routes.longest(path)
 }
 
 /// The path that the upstream sees: without the prefix if the route strips, byte for byte

@@ -18,6 +18,8 @@ use crate::words::effect::{Effect, Meaning, Reach};
 use crate::words::names::{BackendName, Kind, ServiceName};
 use crate::words::verdict::Verdict::{self, Asleep, Down, Suspect, Unknown, Up};
 
+mod lead;
+
 const M1: BackendId = BackendId(0);
 const DEV1: BackendId = BackendId(1);
 const OLLAMA: ServiceId = ServiceId(0);
@@ -95,7 +97,7 @@ fn main_system() -> Snapshot {
             service(OLLAMA, "ollama", Kind::Ollama, 11434, Fallback::All),
             service(QDRANT, "qdrant", Kind::Qdrant, 6333, Fallback::Reads),
         ],
-        routes: vec![route("/ollama", OLLAMA), route("/qdrant", QDRANT)],
+        routes: vec![route("/ollama", OLLAMA), route("/qdrant", QDRANT)].into(),
         schedule: Schedule {
             zone: TimeZone::get("Asia/Tokyo").unwrap(),
             default: M1,
@@ -163,7 +165,8 @@ fn order(plan: &Plan) -> Vec<usize> {
 #[test]
 fn the_longest_prefix_wins_by_whole_segments() {
     let mut snapshot = main_system();
-    snapshot.routes.insert(0, route("/ollama/v2", QDRANT));
+    let routes = [&snapshot.routes[..], &[route("/ollama/v2", QDRANT)]].concat();
+    snapshot.routes = routes.into();
     let rows = [
         ("/ollama", Some("/ollama")),
         ("/ollama/", Some("/ollama")),

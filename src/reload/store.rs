@@ -78,8 +78,7 @@ pub struct Rejection {
 impl Live {
     /// The endpoint of `service` on `backend`, which offers it.
     pub fn endpoint(&self, service: ServiceId, backend: BackendId) -> Option<&Arc<Endpoint>> {
-        let offering = &self.snapshot.service(service).backends;
-        let place = offering.iter().position(|id| *id == backend)?;
+        let place = self.snapshot.service(service).place_of(backend)?;
         self.endpoints.get(service.0)?.get(place)
     }
 

@@ -119,7 +119,7 @@ pub(super) async fn answer(
         fresh = next == Again::Same;
         match next {
             Again::Same => {}
-            Again::Next => drop(round.left.pop_front()),
+            Again::Next => round.next(call),
             Again::Wait if Box::pin(patience.pause(call, &round)).await => round.replan(call)?,
             Again::Wait | Again::Stop => return Err(round.failed(missing)),
         }
@@ -136,11 +136,21 @@ fn draws(failure: &Failure) -> bool {
 struct Round<'a> {
     active: Active,
     left: VecDeque<Candidate>,
+    /// When it was planned, if those behind the first are still to be.
+    unplanned: Option<Timestamp>,
     last: Option<(Failure, Option<&'a Arc<Endpoint>>)>,
 }
 
 impl Round<'_> {
     fn plan(call: &Call<'_>, now: Timestamp) -> Result<Self, Unanswered> {
+        if let Some(lead) = call.lead_at(now) {
+            return Ok(Self {
+                active: lead.active,
+                left: VecDeque::from([lead.candidate]),
+                unplanned: lead.others.then_some(now),
+                last: None,
+            });
+        }
         let Plan {
             active,
             candidates,
@@ -151,6 +161,7 @@ impl Round<'_> {
             None => Ok(Self {
                 active,
                 left: candidates.into(),
+                unplanned: None,
                 last: None,
             }),
         }
@@ -158,7 +169,21 @@ impl Round<'_> {
 
     /// Whether somebody is left after the one that is asked now.
     fn others(&self) -> bool {
-        self.left.len() > 1
+        self.left.len() > 1 || self.unplanned.is_some()
+    }
+
+    /// Plans those behind the first, if that was not needed before.
+    fn plan_others(&mut self, call: &Call<'_>) {
+        if let (Some(at), Some(first)) = (self.unplanned.take(), self.left.front()) {
+            let others = call.plan_at(at).behind(first.backend);
+            self.left.extend(others);
+        }
+    }
+
+    /// Goes on to the next.
+    fn next(&mut self, call: &Call<'_>) {
+        self.plan_others(call);
+        self.left.pop_front();
     }
 
     fn replan(&mut self, call: &Call<'_>) -> Result<(), Unanswered> {
@@ -280,6 +305,7 @@ async fn hedged(
     terms: Terms,
     (round, outbound, record): (&mut Round<'_>, &mut Outbound, &mut Record),
 ) -> Result<Answered, SendError> {
+    round.plan_others(call);
     let next = round.left.remove(1);
     let found = next.and_then(|next| {
         let endpoint = call.live.endpoint(call.route.service, next.backend)?;

@@ -22,11 +22,12 @@ use crate::api;
 use crate::config::snapshot::{Route, Service, Timeouts};
 use crate::endpoint::connection::Outgoing;
 use crate::endpoint::live::Endpoint;
-use crate::plan::candidates::{Plan, plan};
+use crate::plan::candidates::{Lead, Plan, lead, plan};
 use crate::plan::route::meaning;
 use crate::reload::store::Live;
 use crate::words::clock::Deadline;
 use crate::words::effect::{Effect, Meaning};
+use crate::words::verdict::Verdict;
 
 /// As good as never, and far from overflowing an instant.
 const UNBOUNDED: Duration = Duration::from_hours(365 * 24);
@@ -118,6 +119,16 @@ impl<'a> Call<'a> {
             &verdicts,
             now,
         )
+    }
+
+    /// How that plan begins, if that can be said without all of it.
+    pub(super) fn lead_at(&self, now: Timestamp) -> Option<Lead> {
+        let service = self.route.service;
+        let verdict = |backend| {
+            let endpoint = self.live.endpoint(service, backend);
+            endpoint.map_or(Verdict::Unknown, |endpoint| endpoint.verdict())
+        };
+        lead(&self.live.snapshot, service, self.meaning, verdict, now)
     }
 
     /// How long the head of its answer may take from when it was sent.

@@ -35,6 +35,8 @@ const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 const RETRY_LEAST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_mins(1);
+/// So many routes a 404 tells: who has a thousand is not helped by all of them.
+const ROUTES_TOLD: usize = 50;
 
 /// Passes an upstream's answer on.
 pub(super) fn pass_on(
@@ -209,14 +211,15 @@ pub(super) fn goes_round(call: &Call<'_>, record: Record) -> Response<Downstream
 /// Says that no route leads anywhere.
 pub(super) fn no_route(snapshot: &Snapshot, record: Record) -> Response<Downstream> {
     let mut problem = Problem::new(StatusCode::NOT_FOUND, "no-route");
-    let routes: Vec<_> = snapshot
-        .routes
-        .iter()
-        .map(|route| route.path.as_str())
-        .collect();
+    let paths = snapshot.routes.iter().map(|route| route.path.as_str());
+    let some: Vec<_> = paths.take(ROUTES_TOLD).collect();
+    let more = match snapshot.routes.len() - some.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
     problem.text = format!(
-        "no route matches this path; the routes are {}. A route is a path prefix in routing.toml.",
-        routes.join(", ")
+        "no route matches this path; the routes are {}{more}. A route is a path prefix in routing.toml.",
+        some.join(", ")
     );
     write(ServiceKind::Http, "/", &problem, record)
 }

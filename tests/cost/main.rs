@@ -9,8 +9,8 @@
 //! tailhop runs under callgrind, and again under strace, on an agreed script: some of everything,
 //! and then the same with thousands more of one thing. The difference is what those cost, without
 //! start and end. What goes by the clock is left out, as it is more the longer a run takes: the
-//! control thread's instructions, and the calls that wait. Only a release build says anything. Where the tools
-//! or such a build are missing it is skipped, or fails with `TAILHOP_REQUIRE_RIG=1`.
+//! control thread's instructions, and the calls that wait. Only a release build says anything. Where
+//! the tools or such a build are missing it is skipped, or fails with `TAILHOP_REQUIRE_RIG=1`.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -24,14 +24,15 @@ use std::thread;
 
 use counted::{Counter, counts};
 
-/// What may be spent beyond the record, in percent. Other libraries and compilers make a few; a
-/// needless allocation or formatting on the path makes more.
-const MARGIN: f64 = 5.0;
+/// What may be spent beyond the record, in percent: README.md says why so much.
+const MARGIN: f64 = 7.0;
 /// From here on a saving is worth a new record, which then keeps it.
-const SAVED: f64 = 5.0;
+const SAVED: f64 = 4.0;
 
 /// Counts by the name of what was counted.
 type Counts = BTreeMap<String, f64>;
+/// The same by unit.
+type Measured = BTreeMap<String, Counts>;
 
 #[test]
 fn requests_cost_no_more_than_is_recorded() {
@@ -39,34 +40,58 @@ fn requests_cost_no_more_than_is_recorded() {
         Ok(binary) => binary,
         Err(why) => return skip(&why),
     };
-    let [instructions, syscalls] = thread::scope(|scope| {
-        [Counter::Instructions, Counter::Syscalls]
-            .map(|counter| {
-                let binary = &binary;
-                scope.spawn(move || counts(counter, binary))
-            })
-            .map(|running| running.join().unwrap())
-    });
-    let measured = BTreeMap::from([
-        ("instructions".to_owned(), instructions),
-        ("syscalls".to_owned(), syscalls),
-    ]);
+    let mut measured = measure(&binary);
     if std::env::var_os("TAILHOP_COST_RECORD").is_some_and(|value| value == "1") {
         record(&measured);
     }
     let text = std::fs::read_to_string(recorded()).unwrap();
-    let recorded: BTreeMap<String, Counts> = serde_json::from_str(&text).unwrap();
-    let dearer: usize = measured
-        .iter()
-        .map(|(unit, counts)| compare(unit, counts, &recorded[unit]))
-        .sum();
-    assert_eq!(
-        dearer, 0,
-        "dearer than recorded by over {MARGIN} %: see above"
-    );
+    let recorded: Measured = serde_json::from_str(&text).unwrap();
+    if dearer(&measured, &recorded) > 0 {
+        tell("once more: what disturbs a run only adds to it, so the lower counts hold");
+        lower(&mut measured, &measure(&binary));
+        assert_eq!(
+            dearer(&measured, &recorded),
+            0,
+            "dearer than recorded by over {MARGIN} %: see above"
+        );
+    }
 }
 
-/// Tells every count beside its record; how many are too high.
+/// Everything that can be counted here.
+fn measure(binary: &Path) -> Measured {
+    let mut counters = vec![("syscalls", Counter::Syscalls)];
+    if cfg!(target_arch = "x86_64") {
+        counters.push(("instructions", Counter::Instructions));
+    } else {
+        tell("instructions are not counted: the record is of x86-64");
+    }
+    thread::scope(|scope| {
+        let running: Vec<_> = (counters.into_iter())
+            .map(|(unit, counter)| (unit, scope.spawn(move || counts(counter, binary))))
+            .collect();
+        (running.into_iter())
+            .map(|(unit, counts)| (unit.to_owned(), counts.join().unwrap()))
+            .collect()
+    })
+}
+
+/// Keeps the lower of two counts of each.
+fn lower(measured: &mut Measured, again: &Measured) {
+    for (unit, counts) in measured {
+        for (name, count) in counts {
+            *count = count.min(again[unit][name]);
+        }
+    }
+}
+
+/// Tells everything beside its record; how many counts are too high.
+fn dearer(measured: &Measured, recorded: &Measured) -> usize {
+    (measured.iter())
+        .map(|(unit, counts)| compare(unit, counts, &recorded[unit]))
+        .sum()
+}
+
+/// The same of one unit.
 fn compare(unit: &str, measured: &Counts, recorded: &Counts) -> usize {
     let mut dearer = 0;
     for (name, count) in measured {
@@ -90,7 +115,7 @@ fn compare(unit: &str, measured: &Counts, recorded: &Counts) -> usize {
     dearer
 }
 
-fn record(measured: &BTreeMap<String, Counts>) {
+fn record(measured: &Measured) {
     let text = serde_json::to_string_pretty(measured).unwrap() + "\n";
     std::fs::write(recorded(), text).unwrap();
 }

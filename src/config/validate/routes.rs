@@ -1,6 +1,6 @@
 //! `routes`: path prefixes and the services they lead to.
 //!
-//! Invariant: longest path first, no path twice. Paths are compared as bytes.
+//! Invariant: no path twice. Paths are compared as bytes.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -9,18 +9,18 @@ use super::addresses::is_dns_name;
 use super::{Scope, effects, timeouts};
 use crate::config::codes;
 use crate::config::fix::Fix;
+use crate::config::paths::Routes;
 use crate::config::problem::{Problems, nearest, quote};
 use crate::config::raw::{At, Table};
 use crate::config::snapshot::{HostHeader, Route, ServiceId};
 use crate::words::names::Kind;
 
-pub(super) fn read(scope: &Scope<'_>, problems: &mut Problems<'_>) -> Vec<Route> {
-    let mut routes = match scope.root.tables("routes") {
+pub(super) fn read(scope: &Scope<'_>, problems: &mut Problems<'_>) -> Routes {
+    let routes = match scope.root.tables("routes") {
         Some(tables) => written(scope, tables, problems),
         None => each_service(scope),
     };
-    routes.sort_by_key(|route| std::cmp::Reverse(route.path.len()));
-    routes
+    routes.into()
 }
 
 /// `/<service>` each.
