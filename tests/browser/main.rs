@@ -2,13 +2,6 @@
 //!
 //!     TAILHOP_SHOTS=docs   also takes the screenshots of the README into that folder
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-#![expect(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    reason = "processes and real time: there is no runtime here"
-)]
-
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -23,7 +16,11 @@ fn the_page_answers_in_two_languages_lives_and_takes_a_pin() {
     };
     let mut node = Command::new("node");
     node.arg(root.join("tests/browser/page.mjs"));
-    node.args([env!("CARGO_BIN_EXE_tailhop").as_ref(), chromium.as_path(), &modules]);
+    node.args([
+        env!("CARGO_BIN_EXE_tailhop").as_ref(),
+        chromium.as_path(),
+        &modules,
+    ]);
     if let Some(folder) = std::env::var_os("TAILHOP_SHOTS") {
         node.arg(root.join(folder));
     }
@@ -35,7 +32,11 @@ fn the_page_answers_in_two_languages_lives_and_takes_a_pin() {
 }
 
 fn chromium() -> Option<PathBuf> {
-    let places = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
+    let places = [
+        "/usr/bin/chromium",
+        "/usr/bin/chromium-browser",
+        "/usr/bin/google-chrome",
+    ];
     places.iter().map(PathBuf::from).find(|path| path.exists())
 }
 
@@ -52,7 +53,9 @@ fn modules(root: &Path) -> Result<PathBuf, String> {
         return Err(format!("tests/rig/build.sh browser: {}", why.trim()));
     }
     let folder = said.split(' ').find(|word| word.starts_with('/'));
-    folder.map(|folder| PathBuf::from(folder.trim())).ok_or_else(|| format!("no folder in {said:?}"))
+    folder
+        .map(|folder| PathBuf::from(folder.trim()))
+        .ok_or_else(|| format!("no folder in {said:?}"))
 }
 
 fn skip(why: &str) {
