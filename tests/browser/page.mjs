@@ -45,7 +45,7 @@ default  = "macbook-m1"
 switch   = [{ at = 2099-02-17, to = "mac-dev1" }]
 `;
 
-const hop = new Tailhop(binary, ["run", "--config", file], { ADMIN_API_KEY: TOKEN, SECRET_OF_A_URL: CANARY });
+const hop = new Tailhop(binary, ["run", "--config", file], { ADMIN_API_KEY: TOKEN, SECRET_OF_A_URL: CANARY, K_REVISION: "papers-00042" });
 // Without a tailscaled, with a stand-in file, and with orders taken away.
 const alone = new Tailhop(binary, ["run", "--config", path.join(folder, "gone.toml"), "--config", path.join(folder, "stand-in.toml")], { ADMIN_FUNCTIONS_ENABLED: "false" });
 // With a tailscaled, an emergency order, and long names.
@@ -132,7 +132,7 @@ async function everyShape() {
   ]) {
     const page = await visitor.open(url, options);
     await visitor.accessible(page, name);
-    await visitor.shoot(page, name);
+    if (name !== "small") await visitor.shoot(page, name);
     await page.context().close();
   }
   await order("unpin", {});

@@ -127,7 +127,7 @@ export class Visitor {
   }
 
   async shoot(page, name) {
-    if (this.shots) await page.screenshot({ path: path.join(this.shots, `page-${name}.png`), fullPage: true });
+    if (this.shots) await page.screenshot({ path: path.join(this.shots, `page-${name}.png`) });
   }
 }
 
