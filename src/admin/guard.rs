@@ -14,6 +14,7 @@ use tracing::warn;
 
 use super::Admin;
 use super::identity::{Connection, Unknown};
+use super::status::You;
 use crate::config::snapshot::{Admin as Rules, DialWay, Scope, Snapshot, Token};
 
 /// Largest body that an order may have, in bytes.
@@ -181,6 +182,34 @@ impl Caller {
             _ if nobody => Err(Refusal::Off),
             Self::Known { .. } => Err(Refusal::Scope),
             Self::Stranger | Self::Local => Err(Refusal::NoToken),
+        }
+    }
+
+    /// The same for whoever asks, before they try.
+    pub(super) fn you(&self, rules: &Rules) -> You {
+        let gives = |token: &Token| token.scope == Scope::Orders;
+        let token = rules.functions && rules.tokens.iter().any(gives);
+        let why = match self.may_order(rules) {
+            _ if !rules.functions => "ADMIN_FUNCTIONS_ENABLED=false takes them away".to_owned(),
+            Ok(name) => {
+                return You {
+                    may_order: true,
+                    name: Some(name.to_owned()),
+                    token,
+                    why: None,
+                };
+            }
+            Err(Refusal::NoToken) if !token => {
+                "ask over the tailnet as one whom admin.tailnet names: no token gives orders"
+                    .to_owned()
+            }
+            Err(refusal) => refusal.sentence(),
+        };
+        You {
+            may_order: false,
+            name: None,
+            token,
+            why: Some(why),
         }
     }
 }
@@ -363,6 +392,63 @@ impl Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::words::secret::Secret;
+
+    /// Who asks; the scope of the one token; whether `admin.tailnet` names somebody; whether there
+    /// are orders at all: whether they may, whether a token would help, and why not.
+    const YOU: &str = "
+        orders orders named on   yes yes
+        orders read   named on   yes no
+        orders orders named off  no  no  ADMIN_FUNCTIONS_ENABLED=false
+        read   orders none  on   no  yes this token is for reading
+        read   read   none  on   no  no  orders are off here
+        local  orders none  on   no  yes present a token
+        local  read   named on   no  no  ask over the tailnet
+        local  none   none  on   no  no  orders are off here
+        local  orders none  off  no  no  ADMIN_FUNCTIONS_ENABLED=false";
+
+    #[test]
+    fn who_asks_is_told_whether_they_may_give_orders_and_what_it_takes() {
+        let scope = |word: &str| {
+            let scope = if word == "orders" {
+                Scope::Orders
+            } else {
+                Scope::Read
+            };
+            (word == "orders" || word == "read").then_some(scope)
+        };
+        for row in YOU.trim().lines() {
+            let words: Vec<_> = row.split_whitespace().collect();
+            let name = "ann".to_owned();
+            let caller =
+                scope(words[0]).map_or(Caller::Local, |scope| Caller::Known { name, scope });
+            let token = |scope| Token {
+                name: "t".into(),
+                secret: Secret::new("x"),
+                scope,
+            };
+            let rules = Rules {
+                tokens: scope(words[1]).map(token).into_iter().collect(),
+                tailnet: (words[2] == "named")
+                    .then(|| "ann@x.example".into())
+                    .into_iter()
+                    .collect(),
+                functions: words[3] == "on",
+                ..Rules::default()
+            };
+            let you = caller.you(&rules);
+            let may = words[4] == "yes";
+            assert_eq!(
+                (you.may_order, you.token),
+                (may, words[5] == "yes"),
+                "{row}"
+            );
+            assert_eq!(you.name.as_deref(), may.then_some("ann"), "{row}");
+            let why = you.why.unwrap_or_default();
+            assert_eq!(why.is_empty(), may, "{row}");
+            assert!(why.starts_with(&words[6..].join(" ")), "{row}: {why}");
+        }
+    }
 
     #[test]
     fn a_host_is_ours_by_address_or_by_a_name_that_was_given() {

@@ -13,6 +13,7 @@ pub mod history;
 mod identity;
 mod metrics;
 pub mod orders;
+mod page;
 pub mod posts;
 mod ready;
 pub mod recent;
@@ -52,6 +53,7 @@ use history::History;
 use identity::{Connection, Desk};
 use recent::Recent;
 use shields::Shields;
+use status::Status;
 
 /// Connections served at once: more than any scraper and page need, few enough to bound memory.
 const CONNECTIONS: usize = 64;
@@ -63,8 +65,8 @@ const READ_BUFFER_MAX: usize = 16 * 1024;
 /// How long a probe waits for tailscaled to say who asks. What it is told is no secret.
 const PROBE_PATIENCE: Duration = Duration::from_millis(300);
 
-const READS: [&str; 7] = [
-    "/live", "/ready", "/health", "/status", "/metrics", "/explain", "/events",
+const READS: [&str; 8] = [
+    "/", "/live", "/ready", "/health", "/status", "/metrics", "/explain", "/events",
 ];
 const ORDERS: [&str; 5] = ["/pin", "/unpin", "/drain", "/undrain", "/reload"];
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -245,14 +247,19 @@ impl Admin {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return Ok(not_allowed("GET, HEAD"));
         }
-        Ok(self.page(path, request.uri().query()))
+        if path == "/status" {
+            let you = Some(caller.you(&live.snapshot.admin));
+            let status = self.status();
+            return Ok(json(StatusCode::OK, &Status { you, ..status }));
+        }
+        Ok(self.read(path, request.uri().query()))
     }
 
-    fn page(&self, path: &str, query: Option<&str>) -> Answer {
+    fn read(&self, path: &str, query: Option<&str>) -> Answer {
         match path {
+            "/" => page::answer(),
             "/ready" => self.ready(),
             "/health" => self.health(),
-            "/status" => json(StatusCode::OK, &self.status()),
             "/metrics" => reply(StatusCode::OK, TEXT_FORMAT, self.metrics_text()),
             "/explain" => self.explained(query.unwrap_or_default()),
             "/events" => self.listen(),
@@ -305,8 +312,8 @@ fn json(status: StatusCode, body: &impl serde::Serialize) -> Answer {
     reply(status, "application/json", text)
 }
 
-fn reply(status: StatusCode, kind: &'static str, body: String) -> Answer {
-    let mut response = Response::new(Either::Left(Full::new(Bytes::from(body))));
+fn reply(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut response = Response::new(Either::Left(Full::new(body.into())));
     *response.status_mut() = status;
     response
         .headers_mut()

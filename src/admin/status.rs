@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::history::Change;
 use super::recent::{self, Traffic};
 use super::{Admin, shields};
-use crate::config::snapshot::{BackendId, ServiceId, Snapshot};
+use crate::config::snapshot::{Backend as BackendRules, BackendId, ServiceId, Snapshot};
 use crate::endpoint::live::Endpoint;
 use crate::plan::orders::{self, Active};
 use crate::plan::schedule::next_switch;
@@ -52,6 +52,22 @@ pub struct Status {
     /// The last changes, the latest first.
     #[serde(default)]
     pub history: Vec<Change>,
+    /// What whoever asked may do; none where nobody asked.
+    #[serde(default)]
+    pub you: Option<You>,
+}
+
+/// Whether whoever asks may give orders, and what it would take.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct You {
+    /// Whether they may, as they asked.
+    pub may_order: bool,
+    /// Under which name their orders stand in the file.
+    pub name: Option<String>,
+    /// Whether there is a token with which they may.
+    pub token: bool,
+    /// Why they may not, and what to do.
+    pub why: Option<String>,
 }
 
 /// A pin, a drain, or `ACTIVE_BACKEND`.
@@ -153,6 +169,20 @@ pub struct Tailnet {
     /// Repairs of the tunnel since the start.
     #[serde(default)]
     pub repairs: Vec<Repair>,
+    /// By backend that is a machine of the tailnet, while tailscaled says how it is reached.
+    #[serde(default)]
+    pub machines: Vec<Machine>,
+}
+
+/// How a machine is reached, as tailscaled says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// The backend.
+    pub backend: String,
+    /// Whether the control plane has it connected.
+    pub online: bool,
+    /// Whether by a direct path; otherwise by relay, or not at all.
+    pub direct: bool,
 }
 
 /// Repairs of one kind with one result.
@@ -275,6 +305,7 @@ impl Admin {
             orders: view.orders(),
             timeline: comings(&live.snapshot, view.now),
             history: self.history.latest(),
+            you: None,
         }
     }
 
@@ -320,7 +351,20 @@ impl Admin {
                 && view.live.snapshot.admin.tailnet.is_empty())
             .then(|| shields::WARNING.to_owned()),
             repairs: self.repairs(),
+            machines: self.machines(&view.live.snapshot),
         }
+    }
+
+    fn machines(&self, snapshot: &Snapshot) -> Vec<Machine> {
+        let known = |backend: &BackendRules| {
+            let (_, peer) = self.tailnet.peer(&backend.host)?;
+            Some(Machine {
+                backend: backend.name.to_string(),
+                online: peer.online,
+                direct: peer.direct,
+            })
+        };
+        snapshot.backends.iter().filter_map(known).collect()
     }
 
     pub(super) fn repairs(&self) -> Vec<Repair> {

@@ -27,10 +27,14 @@ async fn each_page_has_its_type_and_what_is_none_is_refused() {
         ("GET", "/metrics", 200, metrics),
         ("HEAD", "/metrics", 200, metrics),
         ("GET", "/live?x=1", 200, text),
-        ("GET", "/", 404, text),
+        ("GET", "/", 200, "text/html; charset=utf-8"),
+        ("GET", "/?lang=ja", 200, "text/html; charset=utf-8"),
+        ("HEAD", "/", 200, "text/html; charset=utf-8"),
+        ("GET", "/index.html", 404, text),
         ("GET", "/livez", 404, text),
         ("GET", "/ollama/api/tags", 404, text),
         ("POST", "/status", 405, text),
+        ("POST", "/", 405, text),
         ("DELETE", "/live", 405, text),
     ];
     for (method, target, status, kind) in rows {
@@ -40,7 +44,16 @@ async fn each_page_has_its_type_and_what_is_none_is_refused() {
             (status, Some(kind)),
             "{method} {target}"
         );
-        assert_eq!(got.head.get("cache-control"), Some("no-store"), "{target}");
+        for (name, value) in [
+            ("cache-control", "no-store"),
+            ("x-content-type-options", "nosniff"),
+            ("referrer-policy", "no-referrer"),
+            ("cross-origin-resource-policy", "same-origin"),
+        ] {
+            assert_eq!(got.head.get(name), Some(value), "{target}");
+        }
+        let policy = got.head.get("content-security-policy");
+        assert_eq!(policy.is_some(), kind.starts_with("text/html"), "{target}");
         let allow = (status == 405).then_some("GET, HEAD");
         assert_eq!(got.head.get("allow"), allow, "{target}");
     }

@@ -70,6 +70,14 @@ const ROWS: &[Row<'_>] = &[
         421,
     ),
     (
+        "rebinding, page",
+        "GET",
+        "/",
+        &[("host", "evil.example")],
+        "",
+        421,
+    ),
+    (
         "rebinding, order",
         "POST",
         "/pin",
@@ -130,6 +138,14 @@ const ROWS: &[Row<'_>] = &[
             ("origin", "http://evil.example"),
         ],
         PIN,
+        403,
+    ),
+    (
+        "cross-site read of the page",
+        "GET",
+        "/",
+        &[LOCAL, ("sec-fetch-site", "cross-site")],
+        "",
         403,
     ),
     (
@@ -731,6 +747,7 @@ async fn an_address_of_other_machines_tells_strangers_that_it_lives_and_no_more(
     for (target, status) in [
         ("/live", 200),
         ("/ready", 200),
+        ("/", 401),
         ("/status", 401),
         ("/metrics", 401),
         ("/x", 401),
@@ -797,7 +814,9 @@ async fn of_the_tailnet_those_who_are_named_may_and_others_see_nothing() {
         (json!(null), None),
         (json!("u@x.example"), None),
     ] {
-        for target in ["/status", "/metrics", "/events", "/live", "/ready", "/x"] {
+        for target in [
+            "/", "/status", "/metrics", "/events", "/live", "/ready", "/x",
+        ] {
             if allowed.is_some() && target == "/events" {
                 continue;
             }
@@ -805,6 +824,10 @@ async fn of_the_tailnet_those_who_are_named_may_and_others_see_nothing() {
             let probe = matches!(target, "/live" | "/ready");
             match allowed {
                 Some(_) if target == "/x" => assert_eq!(got.status(), 404),
+                Some(by) if target == "/status" => {
+                    let you = json!({"may_order": true, "name": by, "token": true, "why": null});
+                    assert_eq!(got.json()["you"], you);
+                }
                 Some(_) => assert_eq!(got.status(), 200, "{who} {target}"),
                 // An answer that names nobody is no answer: probes are told all the same.
                 None if got.status() == 200 => assert!(probe, "{who} {target}"),

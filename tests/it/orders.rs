@@ -106,6 +106,26 @@ async fn who_decided_on_an_older_file_is_told_what_was_done_meanwhile() {
 }
 
 #[tokio::test]
+async fn who_asks_for_the_status_is_told_whether_they_may_give_orders() {
+    let (app, _macs) = start(&[]).await;
+    let here = app.status().await["you"].clone();
+    assert_eq!(
+        (&here["may_order"], &here["token"]),
+        (&json!(false), &json!(true))
+    );
+    assert!(
+        here["why"].as_str().unwrap().contains("present a token"),
+        "{here}"
+    );
+    let mut client = Client::connect(app.admin).await;
+    let token = [LOCAL, ("x-tailhop-token", TOKEN)];
+    let ann = client.ask("GET", "/status", &token, b"").await.json();
+    let may = json!({"may_order": true, "name": "ann", "token": true, "why": null});
+    assert_eq!(ann["you"], may);
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn a_reload_answers_with_what_is_different_or_with_the_problems() {
     let (app, _macs) = start(&[]).await;
     let reload = async || app.order("/reload", TOKEN, "").await;

@@ -59,7 +59,13 @@ fn an_allowed_peer_sees_the_status() {
         let login = dial::login_of(&rig.cr.socket(), "m1").await;
         let login = login.expect("the owner of m1 has a login");
         let hop = open_to(rig, &login).await;
-        for path in ["/status", "/metrics", "/health", "/explain?path=/ollama/x"] {
+        for path in [
+            "/",
+            "/status",
+            "/metrics",
+            "/health",
+            "/explain?path=/ollama/x",
+        ] {
             let allowed = seen(&rig.m1, ADMIN, path).await;
             let allowed = allowed.unwrap_or_else(|| panic!("{login} sees {path}\n{hop}"));
             assert_eq!(allowed.status, 200, "{path}: {}\n{hop}", allowed.text());

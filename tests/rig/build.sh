@@ -5,32 +5,34 @@
 #   python   a virtual environment with tests/clients/requirements.txt
 #   ollama   a real Ollama, CPU only, without audio
 #   model    the model `tiny`, as an OLLAMA_MODELS folder
+#   browser  what drives Chromium and judges a page, from tests/browser/package-lock.json
 #
 #   tests/rig/build.sh [PART ..]      no PART: all of them
 #
 # One line a part on standard output, "cache used: PART FOLDER" or "built: PART FOLDER in N s";
 # what the tools say goes to standard error. The key of a folder is the hash of everything pinned
 # that went into it, so a changed pin builds anew and an old branch still finds its own.
-# Needs Go 1.26.6 and Python 3.11; on Debian, as root, it installs the few packages that miss.
+# Needs Go 1.26.6, Python 3.11 and Node.js 20; on Debian, as root, it installs the few packages that miss.
 set -euo pipefail
 
 readonly OLLAMA_VERSION=0.24.0
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 requirements=$here/../clients/requirements.txt
+browser=$here/../browser
 cache=${TAILHOP_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/tailhop}
 
 main() {
     local parts=("$@") part
-    ((${#parts[@]})) || parts=(net python ollama model)
+    ((${#parts[@]})) || parts=(net python ollama model browser)
     mkdir -p "$cache"
     # Two test runs may start at once; the second one waits and finds everything built.
     exec 9>"$cache/lock"
     flock 9
     for part in "${parts[@]}"; do
         case $part in
-        net | python | ollama | model) provide "$part" ;;
-        *) die "unknown part $part: net, python, ollama or model" ;;
+        net | python | ollama | model | browser) provide "$part" ;;
+        *) die "unknown part $part: net, python, ollama, model or browser" ;;
         esac
     done
 }
@@ -62,6 +64,7 @@ inputs_of() {
     python) cat "$requirements" && python3 --version && uname -m ;;
     ollama) echo "$OLLAMA_VERSION" && cat "$here/ollama-stub/miniaudio/miniaudio.h" && uname -m ;;
     model) inputs_of ollama && cat "$requirements" "$here/tiny_gguf.py" "$here/Modelfile" ;;
+    browser) cat "$browser"/package{,-lock}.json ;;
     esac
 }
 
@@ -109,6 +112,13 @@ build_model() {
     wait "$server" || true
     trap - EXIT
     rm -rf "$work"
+}
+
+build_browser() {
+    need node nodejs npm npm
+    node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' || die "Node.js is too old: 20 or newer"
+    cp "$browser"/package{,-lock}.json "$1"
+    npm ci --prefix "$1" --ignore-scripts --no-audit --no-fund
 }
 
 # address_of_ollama LOG: the address it chose, once its log says so.
