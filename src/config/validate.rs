@@ -9,6 +9,7 @@ mod backends;
 mod effects;
 mod orders;
 mod routes;
+mod run;
 mod schedule;
 mod secrets;
 mod services;
@@ -62,6 +63,7 @@ pub(super) fn snapshot(
     scope.services = services::read(&scope, problems);
     tailnet.dial = addresses::dial_needed(&scope, tailnet.dial);
     addresses::clashes(&scope, listen, &tailnet, problems);
+    let run = run::read(&scope, problems);
     let routes = routes::read(&scope, problems);
     let active_backend = orders::active_backend(&scope, problems);
     let pins = orders::pins(&scope, problems);
@@ -77,6 +79,7 @@ pub(super) fn snapshot(
         listen,
         token,
         tailnet,
+        run,
         backends: scope.backends,
         services: scope.services,
         routes,
