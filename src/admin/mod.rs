@@ -5,6 +5,7 @@
 //! made from the owners when it is asked.
 
 pub mod changes;
+pub mod children;
 mod metrics;
 mod ready;
 pub mod status;
@@ -53,6 +54,8 @@ pub struct Admin {
     pub instance: String,
     /// When it started.
     pub started: Timestamp,
+    /// What it started.
+    pub children: Arc<children::Board>,
     /// Whether it is about to end.
     pub draining: watch::Receiver<bool>,
 }
@@ -126,7 +129,7 @@ impl Admin {
     }
 
     fn draining(&self) -> bool {
-        *self.draining.borrow()
+        *self.draining.borrow() || self.children.is_ending()
     }
 }
 

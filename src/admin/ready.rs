@@ -39,14 +39,19 @@ enum Grade {
 
 impl Admin {
     /// Once it is asked, the configuration is loaded and the data listener accepts; a sleeping
-    /// Mac is no reason to send traffic elsewhere, as there is no elsewhere.
+    /// Mac is no reason to send traffic elsewhere, as there is no elsewhere. A tunnel of our own has
+    /// to have been up once.
     pub(super) fn ready(&self) -> Response<Full<Bytes>> {
         let (status, text) = if self.draining() {
-            (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+            (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned())
+        } else if self.children.waits_for_tunnel() {
+            let why = self.tailnet.view().detail.clone();
+            let text = format!("waiting for the tailnet: {why}\n");
+            (StatusCode::SERVICE_UNAVAILABLE, text)
         } else {
-            (StatusCode::OK, "ready\n")
+            (StatusCode::OK, "ready\n".to_owned())
         };
-        reply(status, "text/plain; charset=utf-8", text.to_owned())
+        reply(status, "text/plain; charset=utf-8", text)
     }
 
     /// 503 only where no service can be served at all.

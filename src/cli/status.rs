@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use clap::Args;
 
 use super::{AdminArg, COULD_NOT_ASK, ask, block_on, say};
-use crate::admin::status::{Service, Status};
+use crate::admin::status::{Child, Service, Status};
 
 /// Arguments of `status`.
 #[derive(Args)]
@@ -86,6 +86,25 @@ fn render_service(service: &Service) -> String {
     text
 }
 
+fn render_child(child: &Child) -> String {
+    let pid = child
+        .pid
+        .map(|pid| format!(" pid {pid}"))
+        .unwrap_or_default();
+    let mut text = format!(
+        "child    {} {} since {}{pid}, {} restarts\n",
+        child.name, child.state, child.since, child.restarts
+    );
+    if !child.note.is_empty() {
+        // Writing into a String cannot fail.
+        let _ = writeln!(text, "         {}", child.note);
+    }
+    if let Some(exit) = &child.last_exit {
+        let _ = writeln!(text, "         ended {}: {}", exit.at, exit.reason);
+    }
+    text
+}
+
 fn footer(status: &Status) -> String {
     let config = &status.config;
     let mut text = format!(
@@ -111,6 +130,9 @@ fn footer(status: &Status) -> String {
         tailnet.suffix.as_deref().unwrap_or("-"),
         tailnet.detail
     );
+    for child in &status.children {
+        text += &render_child(child);
+    }
     text + &format!(
         "instance {} tailhop {} {}\n",
         status.instance, status.version, status.time
