@@ -5,19 +5,21 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::net::sockopt;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::info;
 
+use crate::admin::children::Board;
 use crate::admin::{self, Admin};
-use crate::config::{Report, Snapshot};
+use crate::config::{Environment, Report, Snapshot};
 use crate::health::prober::Prober;
 use crate::health::repair::Medic;
 use crate::health::restart;
@@ -29,12 +31,11 @@ use crate::reload::watch::Mode;
 use crate::request::door::Door;
 use crate::request::record::AccessLog;
 use crate::request::{self, Proxy};
+use crate::supervise::{self, Serving, Signals, Supervisor};
 use crate::tailnet::Tailnet;
 use crate::words::clock::Clock;
 use crate::words::names::ServiceName;
 
-/// How long requests may go on after the first signal: Cloud Run kills 10 s after SIGTERM.
-const DRAIN: Duration = Duration::from_secs(8);
 /// How long the last access lines may take.
 const FLUSH: Duration = Duration::from_millis(200);
 
@@ -56,8 +57,22 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
+    /// `PORT` tells the app to listen where we do.
+    Port {
+        /// Our key in `routing.toml`.
+        key: String,
+        /// The address.
+        address: SocketAddr,
+    },
     /// The machine gives no thread or runtime.
     Machine(io::Error),
+}
+
+/// What `run` starts besides itself.
+#[derive(Debug, Default)]
+pub struct Besides {
+    /// The app, if there is one.
+    pub app: Option<supervise::App>,
 }
 
 /// An instance that has its configuration and its addresses, and serves nothing yet.
@@ -72,6 +87,7 @@ pub struct App {
     admin: TcpListener,
     started: Timestamp,
     instance: String,
+    board: Arc<Board>,
     draining: watch::Sender<bool>,
 }
 
@@ -89,6 +105,8 @@ pub struct ControlHalf {
     admin: Arc<Admin>,
     listener: TcpListener,
     inputs: Inputs,
+    /// The socket of a tailscaled of our own, whatever the file says.
+    socket: Option<PathBuf>,
 }
 
 impl App {
@@ -129,6 +147,7 @@ impl App {
             admin,
             started,
             instance,
+            board: Arc::default(),
             draining,
         })
     }
@@ -153,6 +172,25 @@ impl App {
     /// The metric families.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// What a supervisor works with.
+    fn parts(&self) -> supervise::Parts {
+        supervise::Parts {
+            store: Arc::clone(&self.store),
+            tailnet: Arc::clone(&self.tailnet),
+            board: Arc::clone(&self.board),
+            metrics: Arc::clone(&self.metrics),
+            clock: self.clock,
+        }
+    }
+
+    /// Fails where the app is told to listen on an address of ours.
+    fn leaves_port(&self, environment: &Environment) -> Result<(), StartError> {
+        match supervise::port_clash(&self.store.live().snapshot, environment) {
+            Some((key, address)) => Err(StartError::Port { key, address }),
+            None => Ok(()),
+        }
     }
 
     /// The two halves, and the switch that lets requests end and no new ones begin.
@@ -183,6 +221,7 @@ impl App {
             metrics,
             clock,
             instance: self.instance,
+            children: self.board,
             started: self.started,
             draining: self.draining.subscribe(),
         });
@@ -192,6 +231,7 @@ impl App {
             admin,
             listener: self.admin,
             inputs,
+            socket: None,
         };
         (data, control, self.draining)
     }
@@ -228,6 +268,7 @@ impl ControlHalf {
             tailnet,
             admin,
             inputs,
+            socket,
             ..
         } = self;
         let clock = admin.clock;
@@ -253,7 +294,7 @@ impl ControlHalf {
         parts.spawn(restart::watch(medic.clone()));
         parts.spawn(thaw::watch(medic));
         parts.spawn(admin::changes::watch(Arc::clone(&store), metrics, clock));
-        parts.spawn(retune(Arc::clone(&store), tailnet));
+        parts.spawn(retune(Arc::clone(&store), tailnet, socket));
         parts.spawn(inputs.follow(store));
         // None of them ever ends; if one does, the instance must not go on half alive.
         let ended = parts.join_next().await;
@@ -263,33 +304,52 @@ impl ControlHalf {
     }
 }
 
-/// Hands new tailnet settings to the tailnet.
-async fn retune(store: Arc<Store>, tailnet: Arc<Tailnet>) {
+/// Hands new tailnet settings to the tailnet, with the socket of our own tailscaled if there is one.
+async fn retune(store: Arc<Store>, tailnet: Arc<Tailnet>, socket: Option<PathBuf>) {
     let mut changes = store.changes();
-    while changes.changed().await.is_ok() {
-        tailnet.reconfigure(store.live().snapshot.tailnet.clone());
+    loop {
+        let mut settings = store.live().snapshot.tailnet.clone();
+        if let Some(socket) = &socket {
+            settings.socket.clone_from(socket);
+        }
+        tailnet.reconfigure(settings);
+        if changes.changed().await.is_err() {
+            return;
+        }
     }
 }
 
-/// Runs an instance on this thread and one more, until a signal ends it.
+/// Runs an instance on this thread and one more, with what it starts besides, until all of it has
+/// ended; the code to leave with.
 ///
 /// # Errors
 /// What kept it from starting, or ended it.
-pub fn run(inputs: Inputs, instance: String) -> Result<(), StartError> {
-    raise_descriptor_limit();
+pub fn run(inputs: Inputs, instance: String, besides: Besides) -> Result<u8, StartError> {
+    let descriptors = raise_descriptor_limit();
     let control = runtime().map_err(StartError::Machine)?;
     control.block_on(async {
+        let environment = inputs.environment.clone();
         let app = App::build(inputs, Clock::system(), instance).await?;
         let (log, writer) = AccessLog::stdout(app.metrics()).map_err(StartError::Machine)?;
+        if besides.app.is_some() {
+            app.leaves_port(&environment)?;
+        }
         // Before anybody is told that we are there: who hears of it may end us at once.
-        let told = signal().map_err(StartError::Machine)?;
+        let signals = Signals::take(besides.app.is_some()).map_err(StartError::Machine)?;
+        // Who has evidence that tailscaled itself is broken sends it by `ask`.
+        let (ask, asks) = mpsc::channel(1);
+        let supervisor = Supervisor::plan(app.parts(), besides.app, descriptors, asks).await;
         announce(&app);
-        let (data, control, draining) = app.split(log);
-        let ended = on_data_thread(data).map_err(StartError::Machine)?;
-        let ended = tokio::select! {
-            failed = control.run() => failed,
-            ended = until_told(told, draining, ended) => ended,
+        let (data, mut control, draining) = app.split(log);
+        control.socket = supervisor.socket().map(Path::to_owned);
+        let data = on_data_thread(data).map_err(StartError::Machine)?;
+        let serving = Serving {
+            draining,
+            data,
+            control: tokio::spawn(control.run()),
         };
+        let ended = supervisor.conduct(signals, serving).await;
+        drop(ask);
         flush(&writer).await;
         ended.map_err(StartError::Machine)
     })
@@ -297,9 +357,10 @@ pub fn run(inputs: Inputs, instance: String) -> Result<(), StartError> {
 
 /// Takes as many descriptors as it may have: each client is one, and each request one more. The
 /// usual soft limit of 1024 is for programs that call select(2), which we do not.
-fn raise_descriptor_limit() {
+/// Returns what it was before: children start with that.
+fn raise_descriptor_limit() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     // Where it is forbidden, fewer clients are held.
     let _ = setrlimit(
         Resource::Nofile,
@@ -308,6 +369,7 @@ fn raise_descriptor_limit() {
             maximum,
         },
     );
+    current
 }
 
 /// Lets the last access lines out, unless nobody reads them.
@@ -332,38 +394,6 @@ fn on_data_thread(data: DataHalf) -> io::Result<oneshot::Receiver<io::Result<()>
             let _ = tell.send(runtime.block_on(data.serve()));
         })?;
     Ok(ended)
-}
-
-/// Returns when requests have ended after a signal, at the latest after [`DRAIN`] or a second
-/// signal.
-async fn until_told(
-    told: impl Future<Output = &'static str>,
-    draining: watch::Sender<bool>,
-    mut ended: oneshot::Receiver<io::Result<()>>,
-) -> io::Result<()> {
-    tokio::select! {
-        signal = told => info!(signal, "draining"),
-        ended = &mut ended => return ended.unwrap_or_else(|_| Err(io::Error::other("the data thread died"))),
-    }
-    draining.send_replace(true);
-    tokio::select! {
-        second = signal()? => info!(signal = second, "not waiting any longer"),
-        _ = timeout(DRAIN, ended) => {}
-    }
-    Ok(())
-}
-
-/// The next SIGTERM or SIGINT.
-fn signal() -> io::Result<impl Future<Output = &'static str>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        }
-    })
 }
 
 fn announce(app: &App) {
