@@ -20,7 +20,7 @@ use rustix::process::{
     Pid, Signal, WaitOptions, getpid, kill_process, kill_process_group, wait, waitpid,
 };
 use tokio::sync::oneshot;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep;
 
 use super::exit::Exit;
 
@@ -29,8 +29,8 @@ const MARK: &str = "--become-a-child";
 /// What a shell says of a program that it cannot start, and of one that is not there.
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
-/// Between two looks at a child's memory: a dead one has none to look at.
-const MEMORY_LOOK: Duration = Duration::from_secs(2);
+/// Between two looks at a child's memory, at first and at most: a dead one has none to look at.
+const MEMORY_LOOK: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// What is to be started.
 #[derive(Clone, Debug)]
@@ -56,6 +56,8 @@ pub(super) struct Child {
     pid: Pid,
     ended: oneshot::Receiver<Exit>,
     peak: Option<u64>,
+    /// Until the next look at its memory.
+    pause: Duration,
     /// What it says, where that comes to us.
     pub(super) words: Option<OwnedFd>,
 }
@@ -116,6 +118,7 @@ impl Family {
             pid,
             ended,
             peak: None,
+            pause: MEMORY_LOOK.0,
             words: hears,
         })
     }
@@ -182,14 +185,13 @@ impl Child {
 
     /// Waits for its end, and looks at its memory meanwhile.
     pub(super) async fn ended(&mut self) -> Exit {
-        let mut looks = interval(MEMORY_LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let until_look = self.pause;
             tokio::select! {
                 biased;
                 // It is told of by `reap`, which outlives every child.
                 exit = &mut self.ended => return exit.unwrap_or(Exit::UNKNOWN),
-                _ = looks.tick() => self.look(),
+                () = sleep(until_look) => self.look(),
             }
         }
     }
@@ -206,6 +208,7 @@ impl Child {
     }
 
     fn look(&mut self) {
+        self.pause = (self.pause * 2).min(MEMORY_LOOK.1);
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()));
         let seen = status.ok().and_then(|status| peak_in(&status));
         self.peak = self.peak.max(seen);

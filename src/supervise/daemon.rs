@@ -109,7 +109,11 @@ impl Daemon {
                     pause
                 }
                 Ok((child, words)) => {
-                    let mut one = Running { child, words };
+                    let mut one = Running {
+                        child,
+                        words,
+                        kills_before: memory_kills(),
+                    };
                     let over = self
                         .live(&mut one, &mut shown, &mut asks, &mut asked, &mut ending)
                         .await;
@@ -307,7 +311,8 @@ impl Daemon {
 
     /// Leaves the tailnet and ends it, within what is left.
     async fn end(&self, mut one: Running, mut shown: children::Child, end: End) {
-        if self.tailnet.view().backend_state == "Running" {
+        // One that is not logged in yet does so by itself, as its state is in memory.
+        if shown.state == State::Running {
             let api = LocalApi::new(&self.socket);
             let patience = end.left(Stage::Logout);
             tokio::select! {
@@ -338,6 +343,8 @@ impl Daemon {
 struct Running {
     child: Child,
     words: Words,
+    /// How often the kernel had killed for memory when it started.
+    kills_before: Option<u64>,
 }
 
 impl Running {
@@ -358,7 +365,7 @@ impl Running {
     fn last_exit(&self, exit: Exit, by_us: bool, clock: Clock) -> LastExit {
         let known = Circumstances {
             peak: self.child.peak(),
-            killed_for_memory: memory_kills().map(|kills| kills > 0),
+            killed_for_memory: memory_kills().map(|kills| Some(kills) > self.kills_before),
             by_us,
         };
         LastExit {
