@@ -19,6 +19,7 @@ use tracing::info;
 
 use crate::admin::children::Board;
 use crate::admin::{self, Admin};
+use crate::config::snapshot::{DialWay, Tailnet as Settings};
 use crate::config::{Environment, Report, Snapshot};
 use crate::health::prober::Prober;
 use crate::health::repair::Medic;
@@ -107,6 +108,8 @@ pub struct ControlHalf {
     inputs: Inputs,
     /// The socket of a tailscaled of our own, whatever the file says.
     socket: Option<PathBuf>,
+    /// Takes the evidence on which that one is started again.
+    restart: Option<mpsc::Sender<String>>,
 }
 
 impl App {
@@ -232,6 +235,7 @@ impl App {
             listener: self.admin,
             inputs,
             socket: None,
+            restart: None,
         };
         (data, control, self.draining)
     }
@@ -269,6 +273,8 @@ impl ControlHalf {
             admin,
             inputs,
             socket,
+            // Held until the medic has the evidence of a tunnel that stays broken.
+            restart: _restart,
             ..
         } = self;
         let clock = admin.clock;
@@ -279,6 +285,7 @@ impl ControlHalf {
             metrics: Arc::clone(&metrics),
             clock,
         };
+        tailnet.reconfigure(settings(&store, socket.as_deref()));
         let mut parts = JoinSet::new();
         parts.spawn(admin::serve(admin, listener));
         parts.spawn(Arc::clone(&tailnet).watch());
@@ -304,19 +311,25 @@ impl ControlHalf {
     }
 }
 
-/// Hands new tailnet settings to the tailnet, with the socket of our own tailscaled if there is one.
+/// Hands new tailnet settings to the tailnet.
 async fn retune(store: Arc<Store>, tailnet: Arc<Tailnet>, socket: Option<PathBuf>) {
     let mut changes = store.changes();
-    loop {
-        let mut settings = store.live().snapshot.tailnet.clone();
-        if let Some(socket) = &socket {
-            settings.socket.clone_from(socket);
-        }
-        tailnet.reconfigure(settings);
-        if changes.changed().await.is_err() {
-            return;
+    while changes.changed().await.is_ok() {
+        tailnet.reconfigure(settings(&store, socket.as_deref()));
+    }
+}
+
+/// The settings in use. Of a tailscaled of our own only its `socket` is known to be ours: what
+/// listens on the usual port of a proxy may be another one's.
+fn settings(store: &Store, socket: Option<&Path>) -> Settings {
+    let mut settings = store.live().snapshot.tailnet.clone();
+    if let Some(socket) = socket {
+        socket.clone_into(&mut settings.socket);
+        if settings.dial == DialWay::Auto {
+            settings.dial = DialWay::LocalApi;
         }
     }
+    settings
 }
 
 /// Runs an instance on this thread and one more, with what it starts besides, until all of it has
@@ -336,12 +349,12 @@ pub fn run(inputs: Inputs, instance: String, besides: Besides) -> Result<u8, Sta
         }
         // Before anybody is told that we are there: who hears of it may end us at once.
         let signals = Signals::take(besides.app.is_some()).map_err(StartError::Machine)?;
-        // Who has evidence that tailscaled itself is broken sends it by `ask`.
-        let (ask, asks) = mpsc::channel(1);
+        let (restart, asks) = mpsc::channel(1);
         let supervisor = Supervisor::plan(app.parts(), besides.app, descriptors, asks).await;
         announce(&app);
         let (data, mut control, draining) = app.split(log);
         control.socket = supervisor.socket().map(Path::to_owned);
+        control.restart = Some(restart);
         let data = on_data_thread(data).map_err(StartError::Machine)?;
         let serving = Serving {
             draining,
@@ -349,7 +362,6 @@ pub fn run(inputs: Inputs, instance: String, besides: Besides) -> Result<u8, Sta
             control: tokio::spawn(control.run()),
         };
         let ended = supervisor.conduct(signals, serving).await;
-        drop(ask);
         flush(&writer).await;
         ended.map_err(StartError::Machine)
     })

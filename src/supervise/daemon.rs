@@ -404,7 +404,6 @@ impl Folder {
     /// # Errors
     /// There is none, as on a read-only disk without `/tmp`.
     pub(super) fn create() -> Result<Self, String> {
-        use std::hash::{BuildHasher, RandomState};
         let from = |name: &str| std::env::var_os(name).map(PathBuf::from);
         let places = [
             from("XDG_RUNTIME_DIR"),
@@ -413,9 +412,14 @@ impl Folder {
             Some("/tmp".into()),
             Some("/dev/shm".into()),
         ];
+        Self::create_in(places.into_iter().flatten())
+    }
+
+    fn create_in(places: impl IntoIterator<Item = PathBuf>) -> Result<Self, String> {
+        use std::hash::{BuildHasher, RandomState};
         // As PID 1 in a folder that outlives us, our number is no name.
         let random = RandomState::new().hash_one(std::process::id()) & 0xffff_ffff;
-        for place in places.into_iter().flatten() {
+        for place in places {
             let folder = place.join(format!("tailhop-{random:08x}"));
             if fs::DirBuilder::new().mode(0o700).create(&folder).is_ok() {
                 return Ok(Self(folder));
@@ -580,6 +584,23 @@ mod tests {
             ("GOMEMLIMIT", "7"),
         ];
         assert_eq!(got, want.map(|(name, value)| (name.into(), value.into())));
+    }
+
+    #[test]
+    fn its_folder_is_where_one_can_be_made_and_nobody_else_may_look() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let disk = tempfile::tempdir().unwrap();
+        // Not even root can make a folder in a file.
+        let read_only = disk.path().join("file");
+        fs::write(&read_only, "").unwrap();
+        let folder = Folder::create_in([read_only.clone(), disk.path().into()]).unwrap();
+        let path = folder.0.clone();
+        assert_eq!(path.parent(), Some(disk.path()));
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        drop(folder);
+        assert!(!path.exists());
+        let why = Folder::create_in([read_only]).unwrap_err();
+        assert!(why.contains("mount a tmpfs at /tmp"), "{why}");
     }
 
     #[test]

@@ -127,7 +127,7 @@ impl Attempt<'_> {
             arguments: arguments(self.login, self.socket),
             environment: environment(self.socket.parent().unwrap_or(self.socket), None),
             heard: true,
-            input: secret.map(|secret| secret.expose().as_bytes().to_vec()),
+            input: secret.map(|secret| approved(secret.expose()).into_bytes()),
             orphaned: Signal::KILL,
         };
         let mut child = (self.family.start(&spec))
@@ -143,7 +143,11 @@ impl Attempt<'_> {
             return Ok(());
         }
         let said = words.last().join(" / ");
-        Err(refused(credential, self.login, &said))
+        Err(if is_of_the_way(&said) {
+            unreachable(self.login, &said, Timestamp::now())
+        } else {
+            refused(credential, self.login, &said)
+        })
     }
 
     /// Returns when this machine is in the tailnet. What only takes long is told, and waited for.
@@ -255,7 +259,7 @@ fn arguments(login: &Login, socket: &Path) -> Vec<OsString> {
             client_id,
             audience,
         }) => {
-            all.push(with("--client-id", client_id.as_ref()));
+            all.push(with("--client-id", approved(client_id).as_ref()));
             if let Some(audience) = audience {
                 all.push(with("--audience", audience.as_ref()));
             }
@@ -263,6 +267,15 @@ fn arguments(login: &Login, socket: &Path) -> Vec<OsString> {
         _ => all.push("--auth-key=file:/dev/stdin".into()),
     }
     all
+}
+
+/// A client, which asks for a machine that needs nobody's approval unless it says what it asks for.
+fn approved(client: &str) -> String {
+    if client.contains('?') {
+        client.to_owned()
+    } else {
+        format!("{client}?preauthorized=true")
+    }
 }
 
 /// The program `tailscale` that belongs to `tailscaled`.
@@ -475,7 +488,7 @@ mod tests {
             audience: Some("aud".into()),
         };
         let by_identity = arguments(&login(Some(identity)), socket);
-        assert!(by_identity.contains(&"--client-id=id".into()));
+        assert!(by_identity.contains(&"--client-id=id?preauthorized=true".into()));
         assert!(by_identity.contains(&"--audience=aud".into()));
         assert!(
             !by_identity
