@@ -8,9 +8,10 @@
 mod stage;
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
+use tokio::time::Instant;
 
 use stage::{Stage, alive, ended, mac, refused};
 
@@ -268,7 +269,7 @@ fn the_secret_of_an_oauth_client_goes_to_the_program_tailscale_by_its_input() {
     assert!(!said.contains("canary"), "{said}");
     assert_eq!(
         fs::read_to_string(stage.path("input")).unwrap(),
-        "tskey-client-canary"
+        "tskey-client-canary?preauthorized=true"
     );
     let arguments = fs::read_to_string(stage.path("up")).unwrap();
     assert!(

@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
 use serde_json::Value;
+use tokio::time::Instant;
 
 /// Longer than anything here takes on a busy machine; what hangs fails.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -123,9 +124,11 @@ impl Stage {
         self.with_app(self.command_of(shell), words)
     }
 
-    /// Runs it with the app, and returns when it listens.
+    /// Runs it with the app, and returns when both are there: before, a signal ends the app at once.
     pub(crate) fn run(&self, words: &[&str]) -> Run {
-        self.start(self.command(words))
+        let run = self.start(self.command(words));
+        self.until_app_did("started");
+        run
     }
 
     pub(crate) fn start(&self, mut command: Command) -> Run {
@@ -193,14 +196,14 @@ impl Stage {
         let pids = logs
             .lines()
             .filter_map(|line| line.strip_prefix("started "));
-        let pids: Vec<u32> = pids.map(|rest| first_number(rest)).collect();
+        let pids: Vec<u32> = pids.map(first_number).collect();
         until("nobody is left", || !pids.iter().any(|pid| alive(*pid)));
     }
 }
 
 fn pid_in(log: &str) -> u32 {
-    let lines = log.lines().filter_map(|line| line.strip_prefix("started "));
-    first_number(lines.last().unwrap())
+    let mut lines = (log.lines().rev()).filter_map(|line| line.strip_prefix("started "));
+    first_number(lines.next().unwrap())
 }
 
 fn first_number(text: &str) -> u32 {
@@ -227,8 +230,16 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
         assert!(began.elapsed() < PATIENCE, "never: {what}");
-        thread::sleep(LOOK);
+        pause(LOOK);
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "no runtime is here to be stalled"
+)]
+fn pause(length: Duration) {
+    thread::sleep(length);
 }
 
 /// Whether a process runs; a dead one that nobody took up does not.
@@ -288,7 +299,7 @@ impl Run {
                 return line.to_owned();
             }
             assert!(began.elapsed() < PATIENCE, "never said: {words}\n{log}");
-            thread::sleep(LOOK);
+            pause(LOOK);
         }
     }
 
@@ -308,7 +319,7 @@ impl Run {
                 return status.code();
             }
             assert!(began.elapsed() < within, "it goes on\n{}", self.log());
-            thread::sleep(LOOK);
+            pause(LOOK);
         }
     }
 
@@ -355,7 +366,7 @@ fn answer(mut stream: TcpStream, slow: Duration) {
         let _ = stream.write_all(
             b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\nconnection: close\r\n\r\n",
         );
-        thread::sleep(slow);
+        pause(slow);
         let _ = stream.write_all(b"{}");
     }
 }
