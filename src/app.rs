@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::net::sockopt;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::info;
@@ -108,8 +108,6 @@ pub struct ControlHalf {
     inputs: Inputs,
     /// The socket of a tailscaled of our own, whatever the file says.
     socket: Option<PathBuf>,
-    /// Takes the evidence on which that one is started again.
-    restart: Option<mpsc::Sender<String>>,
 }
 
 impl App {
@@ -235,7 +233,6 @@ impl App {
             listener: self.admin,
             inputs,
             socket: None,
-            restart: None,
         };
         (data, control, self.draining)
     }
@@ -273,8 +270,6 @@ impl ControlHalf {
             admin,
             inputs,
             socket,
-            // Held until the medic has the evidence of a tunnel that stays broken.
-            restart: _restart,
             ..
         } = self;
         let clock = admin.clock;
@@ -349,12 +344,10 @@ pub fn run(inputs: Inputs, instance: String, besides: Besides) -> Result<u8, Sta
         }
         // Before anybody is told that we are there: who hears of it may end us at once.
         let signals = Signals::take(besides.app.is_some()).map_err(StartError::Machine)?;
-        let (restart, asks) = mpsc::channel(1);
-        let supervisor = Supervisor::plan(app.parts(), besides.app, descriptors, asks).await;
+        let supervisor = Supervisor::plan(app.parts(), besides.app, descriptors).await;
         announce(&app);
         let (data, mut control, draining) = app.split(log);
         control.socket = supervisor.socket().map(Path::to_owned);
-        control.restart = Some(restart);
         let data = on_data_thread(data).map_err(StartError::Machine)?;
         let serving = Serving {
             draining,

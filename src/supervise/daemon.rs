@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, warn};
 
@@ -29,7 +29,7 @@ use crate::reload::store::Store;
 use crate::tailnet::localapi::LocalApi;
 use crate::tailnet::{Keeper, Tailnet};
 use crate::words::clock::Clock;
-use crate::words::verdict::Tunnel;
+use crate::words::verdict::{Restart, Tunnel};
 
 /// Its name on the board.
 pub(super) const NAME: &str = "tailscaled";
@@ -85,21 +85,20 @@ pub(super) struct Daemon {
 /// Why one tailscaled is to be there no longer.
 enum Over {
     Died(Exit),
-    /// On this evidence.
-    Asked(String),
+    /// Health asks for it, on this evidence.
+    Asked(Restart),
     Ending(End),
 }
 
 impl Daemon {
     /// Keeps it running until the end begins; returns when it has ended.
-    pub(super) async fn keep(
-        self,
-        mut asks: mpsc::Receiver<String>,
-        mut ending: watch::Receiver<Option<End>>,
-    ) {
+    pub(super) async fn keep(self, mut ending: watch::Receiver<Option<End>>) {
         let (mut deaths, mut asked) = (Deaths::default(), Asked::default());
         let mut shown = children::Child::new(NAME, self.clock.now());
+        let mut asks = self.tailnet.restarts();
         loop {
+            // What was asked for the one before is done.
+            asks.mark_unchanged();
             self.tailnet.kept(Keeper::Starting);
             let began = Instant::now();
             let pause = match self.start(&mut shown) {
@@ -119,8 +118,8 @@ impl Daemon {
                         .await;
                     match over {
                         Over::Ending(end) => return self.end(one, shown, end).await,
-                        Over::Asked(evidence) => {
-                            warn!(evidence, "tailscaled is started again");
+                        Over::Asked(why) => {
+                            warn!(why = why.as_str(), "tailscaled is started again");
                             let exit = one.replace().await;
                             self.buried(&mut shown, &one, exit, true, None);
                             Duration::ZERO
@@ -168,7 +167,7 @@ impl Daemon {
         &self,
         one: &mut Running,
         shown: &mut children::Child,
-        asks: &mut mpsc::Receiver<String>,
+        asks: &mut watch::Receiver<Option<Restart>>,
         asked: &mut Asked,
         ending: &mut watch::Receiver<Option<End>>,
     ) -> Over {
@@ -183,8 +182,8 @@ impl Daemon {
                     end = the_end(ending) => break Over::Ending(end),
                     exit = one.child.ended() => break Over::Died(exit),
                     () = &mut login => {}
-                    Some(evidence) = asks.recv() => if asked.may(Instant::now()) {
-                        break Over::Asked(evidence);
+                    why = wish(asks) => if asked.may(Instant::now()) {
+                        break Over::Asked(why);
                     },
                 }
             }
@@ -386,6 +385,18 @@ async fn the_end(ending: &mut watch::Receiver<Option<End>>) -> End {
         if ending.changed().await.is_err() {
             // Who would begin it is gone, and so are we in a moment.
             std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// The next wish for a restart.
+async fn wish(asks: &mut watch::Receiver<Option<Restart>>) -> Restart {
+    loop {
+        if asks.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        if let Some(why) = *asks.borrow_and_update() {
+            return why;
         }
     }
 }

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -74,7 +74,6 @@ pub struct Supervisor {
     app: Option<App>,
     daemon: Option<(PathBuf, Folder, PathBuf)>,
     family: Family,
-    asks: mpsc::Receiver<String>,
 }
 
 /// What serves meanwhile.
@@ -103,14 +102,8 @@ enum Choice {
 }
 
 impl Supervisor {
-    /// Decides what is to be started. `descriptors` is the soft limit that we were started with;
-    /// `asks` brings the evidence on which tailscaled is started again, at most every 10 minutes.
-    pub async fn plan(
-        parts: Parts,
-        app: Option<App>,
-        descriptors: Option<u64>,
-        asks: mpsc::Receiver<String>,
-    ) -> Self {
+    /// Decides what is to be started. `descriptors` is the soft limit that we were started with.
+    pub async fn plan(parts: Parts, app: Option<App>, descriptors: Option<u64>) -> Self {
         let live = parts.store.live();
         let snapshot = &live.snapshot;
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -145,7 +138,6 @@ impl Supervisor {
             app,
             daemon,
             family: Family::new(descriptors, any),
-            asks,
         }
     }
 
@@ -164,13 +156,12 @@ impl Supervisor {
             app,
             daemon,
             family,
-            asks,
         } = self;
         let reaper = tokio::spawn(reap(family.clone())?);
         let (end_daemon, ending) = watch::channel(None);
         let kept = daemon.map(|(program, folder, socket)| {
             let daemon = parts.daemon(program, folder, socket, &family);
-            tokio::spawn(daemon.keep(asks, ending))
+            tokio::spawn(daemon.keep(ending))
         });
         let mut app = match app {
             None => None,

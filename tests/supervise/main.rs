@@ -393,6 +393,27 @@ fn a_tailscaled_that_dies_again_and_again_is_told_and_one_that_recovers_is_used(
 }
 
 #[test]
+fn a_tailscaled_that_hangs_is_replaced_on_the_evidence_of_health() {
+    let stage = Stage::new("");
+    let run = stage.run(&[]);
+    run.until_ready();
+    assert!(run.get("/ollama/api/version").starts_with("HTTP/1.1 200"));
+    let first = stage.tailscaled_pid();
+    stage.kill_tailscaled(Signal::STOP);
+    // Health looks on for 15 s before it calls that dead.
+    run.until_said("tailscaled is started again");
+    stage.until_did_times("running", 2);
+    assert!(!alive(first), "there are two of them");
+    let answer = run.get("/ollama/api/version");
+    assert!(
+        answer.starts_with("HTTP/1.1 200"),
+        "{answer}\n{}",
+        run.log()
+    );
+    assert_eq!(run.child("tailscaled").unwrap()["restarts"], 1);
+}
+
+#[test]
 fn a_tailscaled_that_ignores_its_signal_is_killed_within_the_budget() {
     let stage = Stage::new("").mode("deaf");
     let mut run = stage.run(&[]);
