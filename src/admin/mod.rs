@@ -5,6 +5,7 @@
 //! when it is asked. Invariant: nothing is answered before `guard` let it pass.
 
 pub mod changes;
+pub mod children;
 mod events;
 pub mod explain;
 mod failures;
@@ -84,6 +85,7 @@ pub struct Admin {
     clock: Clock,
     instance: String,
     started: Timestamp,
+    children: Arc<children::Board>,
     draining: watch::Receiver<bool>,
     inputs: Inputs,
     desk: Desk,
@@ -108,6 +110,8 @@ pub struct Parts {
     pub instance: String,
     /// When it started.
     pub started: Timestamp,
+    /// What it started.
+    pub children: Arc<children::Board>,
     /// Whether it is about to end.
     pub draining: watch::Receiver<bool>,
     /// The files that orders change.
@@ -159,6 +163,7 @@ impl Admin {
             clock: parts.clock,
             instance: parts.instance,
             started: parts.started,
+            children: parts.children,
             draining: parts.draining,
             inputs: parts.inputs,
             desk: Desk::new(),
@@ -244,12 +249,12 @@ impl Admin {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return Ok(not_allowed("GET, HEAD"));
         }
-        Ok(self.page(path, request.uri().query()))
+        Ok(self.page(caller, path, request.uri().query()))
     }
 
-    fn page(&self, path: &str, query: Option<&str>) -> Answer {
+    fn page(&self, caller: &Caller, path: &str, query: Option<&str>) -> Answer {
         match path {
-            "/ready" => self.ready(),
+            "/ready" => self.ready(caller.may_read().is_ok()),
             "/health" => self.health(),
             "/status" => json(StatusCode::OK, &self.status()),
             "/metrics" => reply(StatusCode::OK, TEXT_FORMAT, self.metrics_text()),
@@ -261,7 +266,7 @@ impl Admin {
     }
 
     fn draining(&self) -> bool {
-        *self.draining.borrow()
+        *self.draining.borrow() || self.children.is_ending()
     }
 
     fn failures(&self) -> MutexGuard<'_, Failures> {

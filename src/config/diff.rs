@@ -6,8 +6,8 @@ use std::fmt::Display;
 
 use super::moment::show;
 use super::snapshot::{
-    Backend, DialWay, Drain, Fallback, HostHeader, Network, Pin, Route, Schedule, Scope, Service,
-    ServiceId, Snapshot, Switch, Timeouts, Token, Url,
+    Backend, DialWay, Drain, Fallback, HostHeader, Network, Pin, Route, Run, Schedule, Scope,
+    Service, ServiceId, Snapshot, Switch, Timeouts, Token, Url,
 };
 use crate::words::units::show_duration;
 
@@ -17,6 +17,7 @@ pub fn changes(old: &Snapshot, new: &Snapshot) -> Vec<String> {
     listen(old, new, &mut changes);
     admin(old, new, &mut changes);
     tailnet(old, new, &mut changes);
+    run(old, new, &mut changes);
     backends(old, new, &mut changes);
     services(old, new, &mut changes);
     routes(old, new, &mut changes);
@@ -142,6 +143,43 @@ fn tailnet(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
     changes.value("tailnet", "socket", &was, &is);
     changes.value("tailnet", "repair", &old.repair, &new.repair);
     changes.value("tailnet", "proxy", &old.proxy, &new.proxy);
+}
+
+/// What is different in how processes start and end; of secrets only where they are kept.
+fn run(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
+    let (old, new) = (&old.run, &new.run);
+    changes.value(
+        "run",
+        "stop",
+        &show_duration(old.stop),
+        &show_duration(new.stop),
+    );
+    let none = || "none".to_owned();
+    let shown = |run: &Run| {
+        [
+            ("tailscaled", run.tailscaled.to_string()),
+            (
+                "credential",
+                run.login
+                    .credential
+                    .as_ref()
+                    .map_or_else(none, ToString::to_string),
+            ),
+            ("hostname", run.login.hostname.clone()),
+            ("tags", run.login.tags.join(", ")),
+            (
+                "login_server",
+                run.login.server.clone().unwrap_or_else(none),
+            ),
+        ]
+    };
+    for ((what, was), (_, is)) in shown(old).into_iter().zip(shown(new)) {
+        if was != is {
+            changes.say(format!(
+                "tailnet: {what} {was} -> {is}, from the next start of tailscaled"
+            ));
+        }
+    }
 }
 
 fn backends(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {

@@ -292,10 +292,15 @@ impl<'s> Problems<'s> {
     /// The file at `path`, as it is named in the configuration, belongs to it, be it readable or
     /// not.
     pub(super) fn file(&mut self, path: &str) -> PathBuf {
-        let beside = self.source.path().parent().map(|folder| folder.join(path));
-        let path = beside.unwrap_or_else(|| path.into());
+        let path = self.beside(path);
         self.files.insert(path.clone());
         path
+    }
+
+    /// A path that the file names, which begins beside it.
+    pub(super) fn beside(&self, path: &str) -> PathBuf {
+        let beside = self.source.path().parent().map(|folder| folder.join(path));
+        beside.unwrap_or_else(|| path.into())
     }
 
     /// The files that belong to the configuration.

@@ -120,8 +120,16 @@ pub(super) const ROOT: &[Row] = &[
             row("socket", Shape::Text),
             row("proxy", Shape::Address),
             row("repair", Shape::Flag),
+            row("tailscaled", Shape::Text),
+            row("auth_key", Shape::Secret),
+            row("client_id", Shape::Text),
+            row("audience", Shape::Text),
+            row("hostname", Shape::Text),
+            row("tags", Shape::Texts),
+            row("login_server", Shape::Text),
         ]),
     ),
+    row("run", Shape::Table(&[row("stop", Shape::Duration)])),
     row(
         "backends",
         Shape::Named(&[

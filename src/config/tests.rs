@@ -4,6 +4,7 @@ mod changes;
 mod damage;
 mod environment;
 mod keys;
+mod run;
 mod secrets;
 mod sites;
 mod valid;

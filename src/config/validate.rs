@@ -10,6 +10,7 @@ mod backends;
 mod effects;
 mod orders;
 mod routes;
+mod run;
 mod schedule;
 mod secrets;
 mod services;
@@ -65,6 +66,7 @@ pub(super) fn snapshot(
     addresses::clashes(&scope, listen, &tailnet, problems);
     let admin = admin::read(&scope, problems);
     admin::exposure(&scope, &admin, listen, problems);
+    let run = run::read(&scope, &admin, problems);
     let routes = routes::read(&scope, problems);
     let active_backend = orders::active_backend(&scope, problems);
     let pins = orders::pins(&scope, problems);
@@ -81,6 +83,7 @@ pub(super) fn snapshot(
         token,
         admin,
         tailnet,
+        run,
         backends: scope.backends,
         services: scope.services,
         routes,
