@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -16,8 +17,10 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::info;
 
+use crate::admin::children::Board;
 use crate::admin::{self, Admin, Parts};
-use crate::config::{Report, Snapshot};
+use crate::config::snapshot::{DialWay, Tailnet as Settings};
+use crate::config::{Environment, Report, Snapshot};
 use crate::health::prober::Prober;
 use crate::health::repair::Medic;
 use crate::health::restart;
@@ -29,12 +32,11 @@ use crate::reload::{Hangups, Inputs};
 use crate::request::door::Door;
 use crate::request::record::AccessLog;
 use crate::request::{self, Proxy};
+use crate::supervise::{self, Serving, Signals, Supervisor};
 use crate::tailnet::Tailnet;
 use crate::words::clock::Clock;
 use crate::words::names::ServiceName;
 
-/// How long requests may go on after the first signal: Cloud Run kills 10 s after SIGTERM.
-const DRAIN: Duration = Duration::from_secs(8);
 /// How long the last access lines may take.
 const FLUSH: Duration = Duration::from_millis(200);
 
@@ -56,8 +58,22 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
+    /// `PORT` tells the app to listen where we do.
+    Port {
+        /// Our key in `routing.toml`.
+        key: String,
+        /// The address.
+        address: SocketAddr,
+    },
     /// The machine gives no thread or runtime.
     Machine(io::Error),
+}
+
+/// What `run` starts besides itself.
+#[derive(Debug, Default)]
+pub struct Besides {
+    /// The app, if there is one.
+    pub app: Option<supervise::App>,
 }
 
 /// An instance that has its configuration and its addresses, and serves nothing yet.
@@ -73,6 +89,7 @@ pub struct App {
     admin: TcpListener,
     started: Timestamp,
     instance: String,
+    board: Arc<Board>,
     draining: watch::Sender<bool>,
 }
 
@@ -93,6 +110,8 @@ pub struct ControlHalf {
     metrics: Arc<Metrics>,
     clock: Clock,
     hangups: Hangups,
+    /// The socket of a tailscaled of our own, whatever the file says.
+    socket: Option<PathBuf>,
 }
 
 impl App {
@@ -134,6 +153,7 @@ impl App {
             admin,
             started,
             instance,
+            board: Arc::default(),
             draining,
         })
     }
@@ -158,6 +178,25 @@ impl App {
     /// The metric families.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// What a supervisor works with.
+    fn parts(&self) -> supervise::Parts {
+        supervise::Parts {
+            store: Arc::clone(&self.store),
+            tailnet: Arc::clone(&self.tailnet),
+            board: Arc::clone(&self.board),
+            metrics: Arc::clone(&self.metrics),
+            clock: self.clock,
+        }
+    }
+
+    /// Fails where the app is told to listen on an address of ours.
+    fn leaves_port(&self, environment: &Environment) -> Result<(), StartError> {
+        match supervise::port_clash(&self.store.live().snapshot, environment) {
+            Some((key, address)) => Err(StartError::Port { key, address }),
+            None => Ok(()),
+        }
     }
 
     /// The two halves, and the switch that lets requests end and no new ones begin.
@@ -189,6 +228,7 @@ impl App {
             metrics: Arc::clone(&metrics),
             clock,
             instance: self.instance,
+            children: self.board,
             started: self.started,
             draining: self.draining.subscribe(),
             inputs: inputs.clone(),
@@ -202,6 +242,7 @@ impl App {
             metrics,
             clock,
             hangups,
+            socket: None,
         };
         (data, control, self.draining)
     }
@@ -247,6 +288,7 @@ impl ControlHalf {
             metrics,
             clock,
             hangups,
+            socket,
             ..
         } = self;
         let prober = Prober {
@@ -255,6 +297,7 @@ impl ControlHalf {
             metrics: Arc::clone(&metrics),
             clock,
         };
+        tailnet.reconfigure(settings(&store, socket.as_deref()));
         let mut parts = JoinSet::new();
         parts.spawn(admin::serve(Arc::clone(&admin), listener));
         parts.spawn(admin::shields::watch(Arc::clone(&admin)));
@@ -271,7 +314,7 @@ impl ControlHalf {
         parts.spawn(medic.clone().run());
         parts.spawn(restart::watch(medic.clone()));
         parts.spawn(thaw::watch(medic));
-        parts.spawn(retune(Arc::clone(&store), tailnet));
+        parts.spawn(retune(Arc::clone(&store), tailnet, socket));
         parts.spawn(inputs.follow(store, hangups));
         // None of them ever ends; if one does, the instance must not go on half alive.
         let ended = parts.join_next().await;
@@ -282,32 +325,54 @@ impl ControlHalf {
 }
 
 /// Hands new tailnet settings to the tailnet.
-async fn retune(store: Arc<Store>, tailnet: Arc<Tailnet>) {
+async fn retune(store: Arc<Store>, tailnet: Arc<Tailnet>, socket: Option<PathBuf>) {
     let mut changes = store.changes();
     while changes.changed().await.is_ok() {
-        tailnet.reconfigure(store.live().snapshot.tailnet.clone());
+        tailnet.reconfigure(settings(&store, socket.as_deref()));
     }
 }
 
-/// Runs an instance on this thread and one more, until a signal ends it.
+/// The settings in use. Of a tailscaled of our own only its `socket` is known to be ours: what
+/// listens on the usual port of a proxy may be another one's.
+fn settings(store: &Store, socket: Option<&Path>) -> Settings {
+    let mut settings = store.live().snapshot.tailnet.clone();
+    if let Some(socket) = socket {
+        socket.clone_into(&mut settings.socket);
+        if settings.dial == DialWay::Auto {
+            settings.dial = DialWay::LocalApi;
+        }
+    }
+    settings
+}
+
+/// Runs an instance on this thread and one more, with what it starts besides, until all of it has
+/// ended; the code to leave with.
 ///
 /// # Errors
 /// What kept it from starting, or ended it.
-pub fn run(inputs: Inputs, instance: String) -> Result<(), StartError> {
-    raise_descriptor_limit();
+pub fn run(inputs: Inputs, instance: String, besides: Besides) -> Result<u8, StartError> {
+    let descriptors = raise_descriptor_limit();
     let control = runtime().map_err(StartError::Machine)?;
     control.block_on(async {
+        let environment = inputs.environment.clone();
         let app = App::build(inputs, Clock::system(), instance).await?;
         let (log, writer) = AccessLog::stdout(app.metrics()).map_err(StartError::Machine)?;
+        if besides.app.is_some() {
+            app.leaves_port(&environment)?;
+        }
         // Before anybody is told that we are there: who hears of it may end us at once.
-        let told = signal().map_err(StartError::Machine)?;
+        let signals = Signals::take(besides.app.is_some()).map_err(StartError::Machine)?;
+        let supervisor = Supervisor::plan(app.parts(), besides.app, descriptors).await;
         announce(&app);
-        let (data, control, draining) = app.split(log);
-        let ended = on_data_thread(data).map_err(StartError::Machine)?;
-        let ended = tokio::select! {
-            failed = control.run() => failed,
-            ended = until_told(told, draining, ended) => ended,
+        let (data, mut control, draining) = app.split(log);
+        control.socket = supervisor.socket().map(Path::to_owned);
+        let data = on_data_thread(data).map_err(StartError::Machine)?;
+        let serving = Serving {
+            draining,
+            data,
+            control: tokio::spawn(control.run()),
         };
+        let ended = supervisor.conduct(signals, serving).await;
         flush(&writer).await;
         ended.map_err(StartError::Machine)
     })
@@ -315,9 +380,10 @@ pub fn run(inputs: Inputs, instance: String) -> Result<(), StartError> {
 
 /// Takes as many descriptors as it may have: each client is one, and each request one more. The
 /// usual soft limit of 1024 is for programs that call select(2), which we do not.
-fn raise_descriptor_limit() {
+/// Returns what it was before: children start with that.
+fn raise_descriptor_limit() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     // Where it is forbidden, fewer clients are held.
     let _ = setrlimit(
         Resource::Nofile,
@@ -326,6 +392,7 @@ fn raise_descriptor_limit() {
             maximum,
         },
     );
+    current
 }
 
 /// Lets the last access lines out, unless nobody reads them.
@@ -350,38 +417,6 @@ fn on_data_thread(data: DataHalf) -> io::Result<oneshot::Receiver<io::Result<()>
             let _ = tell.send(runtime.block_on(data.serve()));
         })?;
     Ok(ended)
-}
-
-/// Returns when requests have ended after a signal, at the latest after [`DRAIN`] or a second
-/// signal.
-async fn until_told(
-    told: impl Future<Output = &'static str>,
-    draining: watch::Sender<bool>,
-    mut ended: oneshot::Receiver<io::Result<()>>,
-) -> io::Result<()> {
-    tokio::select! {
-        signal = told => info!(signal, "draining"),
-        ended = &mut ended => return ended.unwrap_or_else(|_| Err(io::Error::other("the data thread died"))),
-    }
-    draining.send_replace(true);
-    tokio::select! {
-        second = signal()? => info!(signal = second, "not waiting any longer"),
-        _ = timeout(DRAIN, ended) => {}
-    }
-    Ok(())
-}
-
-/// The next SIGTERM or SIGINT.
-fn signal() -> io::Result<impl Future<Output = &'static str>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        }
-    })
 }
 
 fn announce(app: &App) {

@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod plan;
 pub mod reload;
 pub mod request;
+pub mod supervise;
 pub mod tailnet;
 pub mod wire;
 pub mod words;

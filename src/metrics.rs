@@ -118,6 +118,8 @@ families!(
         peer_direct: IntGaugeVec("tailhop_peer_direct", "1 if tailscaled has a direct path to the machine, 0 if by relay or idle.", &["backend"]),
         key_expiry: Gauge("tailhop_node_key_expiry_timestamp_seconds", "When this machine's node key expires; 0: never, or not known."),
         tunnel: IntGaugeVec("tailhop_tunnel_state", "1 for the state of the tunnel that holds.", &["state"]),
+        child_up: IntGaugeVec("tailhop_child_up", "1 while the process that we started runs.", &["child"]),
+        child_restarts: IntCounterVec("tailhop_child_restarts_total", "Times that a process of ours was started again.", &["child"]),
         log_dropped: IntCounter("tailhop_log_dropped_total", "Access lines dropped because the output was full."),
     }
 );

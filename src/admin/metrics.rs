@@ -36,6 +36,10 @@ impl Admin {
             orders_of(&self.metrics, &live, service, self.clock.now());
         }
         self.tunnel_gauges(&live);
+        for child in self.children.children() {
+            let gauge = self.metrics.child_up.with_label_values(&[child.name]);
+            gauge.set(i64::from(child.state.is_up()));
+        }
         self.metrics.text()
     }
 

@@ -5,6 +5,7 @@
 //! when it is asked. Invariant: nothing is answered before `guard` let it pass.
 
 pub mod changes;
+pub mod children;
 mod events;
 pub mod explain;
 mod failures;
@@ -87,6 +88,7 @@ pub struct Admin {
     clock: Clock,
     instance: String,
     started: Timestamp,
+    children: Arc<children::Board>,
     draining: watch::Receiver<bool>,
     inputs: Inputs,
     desk: Desk,
@@ -111,6 +113,8 @@ pub struct Parts {
     pub instance: String,
     /// When it started.
     pub started: Timestamp,
+    /// What it started.
+    pub children: Arc<children::Board>,
     /// Whether it is about to end.
     pub draining: watch::Receiver<bool>,
     /// The files that orders change.
@@ -162,6 +166,7 @@ impl Admin {
             clock: parts.clock,
             instance: parts.instance,
             started: parts.started,
+            children: parts.children,
             draining: parts.draining,
             inputs: parts.inputs,
             desk: Desk::new(),
@@ -252,13 +257,13 @@ impl Admin {
             let status = self.status();
             return Ok(json(StatusCode::OK, &Status { you, ..status }));
         }
-        Ok(self.read(path, request.uri().query()))
+        Ok(self.read(caller, path, request.uri().query()))
     }
 
-    fn read(&self, path: &str, query: Option<&str>) -> Answer {
+    fn read(&self, caller: &Caller, path: &str, query: Option<&str>) -> Answer {
         match path {
             "/" => page::answer(),
-            "/ready" => self.ready(),
+            "/ready" => self.ready(caller.may_read().is_ok()),
             "/health" => self.health(),
             "/metrics" => reply(StatusCode::OK, TEXT_FORMAT, self.metrics_text()),
             "/explain" => self.explained(query.unwrap_or_default()),
@@ -269,7 +274,7 @@ impl Admin {
     }
 
     fn draining(&self) -> bool {
-        *self.draining.borrow()
+        *self.draining.borrow() || self.children.is_ending()
     }
 
     fn failures(&self) -> MutexGuard<'_, Failures> {

@@ -37,14 +37,23 @@ enum Grade {
 
 impl Admin {
     /// Once it is asked, the configuration is loaded and the data listener accepts; a sleeping
-    /// Mac is no reason to send traffic elsewhere, as there is no elsewhere.
-    pub(super) fn ready(&self) -> Answer {
+    /// Mac is no reason to send traffic elsewhere, as there is no elsewhere. A tunnel of our own has
+    /// to have been up once.
+    /// Why not is told only to whom it is `shown`.
+    pub(super) fn ready(&self, shown: bool) -> Answer {
         let (status, text) = if self.draining() {
-            (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+            (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned())
+        } else if self.children.waits_for_tunnel() {
+            let mut text = "waiting for the tailnet".to_owned();
+            if shown {
+                text = format!("{text}: {}", self.tailnet.view().detail);
+            }
+            text += "\n";
+            (StatusCode::SERVICE_UNAVAILABLE, text)
         } else {
-            (StatusCode::OK, "ready\n")
+            (StatusCode::OK, "ready\n".to_owned())
         };
-        reply(status, TEXT, text.to_owned())
+        reply(status, TEXT, text)
     }
 
     /// 503 only where no service can be served at all.

@@ -52,6 +52,9 @@ pub struct Status {
     /// The last changes, the latest first.
     #[serde(default)]
     pub history: Vec<Change>,
+    /// The processes that it started; left out where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub children: Vec<Child>,
     /// What whoever asked may do; none where nobody asked.
     #[serde(default)]
     pub you: Option<You>,
@@ -110,6 +113,38 @@ pub struct Coming {
     pub writes: bool,
     /// The whole in words.
     pub text: String,
+}
+
+/// A process that the instance started.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Child {
+    /// `app` or `tailscaled`.
+    pub name: String,
+    /// `starting`, `running`, `waiting` for its next start, or `ended`.
+    pub state: String,
+    /// Its number while it runs.
+    pub pid: Option<u32>,
+    /// Since when.
+    pub since: String,
+    /// How often it was started again.
+    pub restarts: u64,
+    /// What is wrong with it and what to do; empty when nothing is.
+    pub note: String,
+    /// How it ended the last time.
+    pub last_exit: Option<LastExit>,
+}
+
+/// How a process ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LastExit {
+    /// When.
+    pub at: String,
+    /// Why.
+    pub reason: String,
+    /// The most memory that it was seen to hold.
+    pub peak_memory_bytes: Option<u64>,
+    /// The last lines that it wrote.
+    pub words: Vec<String>,
 }
 
 /// The configuration in use.
@@ -306,6 +341,9 @@ impl Admin {
             timeline: comings(&live.snapshot, view.now),
             history: self.history.latest(),
             you: None,
+            children: (self.children.children().into_iter())
+                .map(|child| child.show(|at| view.show(at)))
+                .collect(),
         }
     }
 

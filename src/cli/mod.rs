@@ -1,8 +1,8 @@
 //! The command line: arguments, exit codes, printing.
 //!
 //! Answers go to stdout, diagnostics to stderr. Exit codes: 0 yes, 1 no, 2 wrong usage or could
-//! not ask; `health` only 0 or 1; `run` 78 for an invalid configuration and 125 when tailhop
-//! itself failed.
+//! not ask; `health` only 0 or 1; `run` the app's own code, 78 for an invalid configuration, 125 when
+//! tailhop itself failed, 126 and 127 for an app that cannot be started.
 #![expect(clippy::print_stderr, reason = "diagnostics are what it is for")]
 
 mod ask;
@@ -33,6 +33,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Environment, Snapshot, load, read};
+use crate::supervise::become_child;
 use crate::words::secret::Secret;
 
 /// `run`: the configuration is invalid (`EX_CONFIG` of sysexits).
@@ -59,7 +60,7 @@ struct Cli {
 enum Command {
     /// Serve: the proxy on `listen.data`, metrics, health and status on `listen.admin`.
     #[command(
-        after_help = "Example:\n  tailhop run --config /mnt/ops/routing.toml --config /etc/tailhop/routing.toml"
+        after_help = "Examples:\n  tailhop run --config /mnt/ops/routing.toml --config /etc/tailhop/routing.toml\n  tailhop run -- gunicorn --bind :8080 app:app    # starts tailscaled and the app, too\n\nExit: the app's own code, or 128 and its signal; 78 the configuration is invalid, 125 tailhop\nfailed, 126 the app is not executable, 127 it is not there. Without an app: 0."
     )]
     Run(run::Run),
     /// Check a configuration: every problem at once, with its place and remedy.
@@ -154,6 +155,10 @@ struct AdminArg {
 
 /// Parses the arguments and does what they say.
 pub fn main() -> ExitCode {
+    // A child of `run` begins as this program: it has arguments of its own.
+    if let Some(code) = become_child(std::env::args_os()) {
+        return ExitCode::from(code);
+    }
     let code = match Cli::parse().command {
         Command::Run(run) => run.run(),
         Command::Check(check) => check.run(),

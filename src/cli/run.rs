@@ -1,5 +1,6 @@
 //! `tailhop run`.
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
@@ -7,10 +8,11 @@ use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use super::{ConfigArg, FAILED, INVALID_CONFIG};
-use crate::app::{self, StartError};
+use crate::app::{self, Besides, StartError};
 use crate::config::{Environment, Report};
 use crate::reload::Inputs;
 use crate::reload::watch::Mode;
+use crate::supervise::{App, find};
 
 /// Arguments of `run`.
 #[derive(Args)]
@@ -23,6 +25,11 @@ pub(super) struct Run {
     /// How changes of the configuration are noticed: events and polling, or polling alone.
     #[arg(long, value_enum, default_value_t = Watch::Auto)]
     watch: Watch,
+    /// The app to start beside it, with its arguments: it gets our signals, and we leave with its
+    /// code. A tailscaled is started, too, where a backend needs one and it is on PATH; see
+    /// `tailnet.tailscaled`.
+    #[arg(last = true, value_name = "APP")]
+    app: Vec<OsString>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -48,6 +55,10 @@ impl Run {
             Watch::Auto => Mode::Auto,
             Watch::Poll => Mode::Poll,
         };
+        let besides = match Besides::of(self.app) {
+            Ok(besides) => besides,
+            Err(code) => return code,
+        };
         match app::run(
             Inputs {
                 truth,
@@ -56,9 +67,30 @@ impl Run {
                 mode,
             },
             instance(),
+            besides,
         ) {
-            Ok(()) => 0,
+            Ok(code) => code,
             Err(error) => explain(&error),
+        }
+    }
+}
+
+impl Besides {
+    /// The app that `line` calls.
+    fn of(line: Vec<OsString>) -> Result<Self, u8> {
+        let Some(called) = line.first() else {
+            return Ok(Self::default());
+        };
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        match find(called, &path) {
+            Ok(program) => Ok(Self {
+                app: Some(App { program, line }),
+            }),
+            Err(why) => {
+                let (name, what) = (called.display(), why.what());
+                eprintln!("error: cannot start {name}: it {what}");
+                Err(why.code())
+            }
         }
     }
 }
@@ -77,6 +109,14 @@ pub(super) fn explain(error: &StartError) -> u8 {
             eprintln!("error: {key}: cannot listen on {address}: {error}");
             eprintln!("help: end what listens there, or set another `{key}` in routing.toml");
             FAILED
+        }
+        StartError::Port { key, address } => {
+            let port = address.port();
+            eprintln!(
+                "error: PORT={port} tells the app to listen where tailhop does: {key} is {address}"
+            );
+            eprintln!("help: set another `{key}` in routing.toml");
+            INVALID_CONFIG
         }
         StartError::Machine(error) => {
             eprintln!("error: {error}");

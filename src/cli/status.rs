@@ -8,7 +8,7 @@ use clap::Args;
 use tokio::time::sleep;
 
 use super::{AdminArg, COULD_NOT_ASK, ask, block_on, json, say};
-use crate::admin::status::{Service, Status};
+use crate::admin::status::{Child, Service, Status};
 
 /// Between two looks of `--watch`.
 const LOOK: Duration = Duration::from_secs(1);
@@ -169,6 +169,25 @@ fn render_service(service: &Service) -> String {
     text
 }
 
+fn render_child(child: &Child) -> String {
+    let pid = child
+        .pid
+        .map(|pid| format!(" pid {pid}"))
+        .unwrap_or_default();
+    let mut text = format!(
+        "child    {} {} since {}{pid}, {} restarts\n",
+        child.name, child.state, child.since, child.restarts
+    );
+    if !child.note.is_empty() {
+        // Writing into a String cannot fail.
+        let _ = writeln!(text, "         {}", child.note);
+    }
+    if let Some(exit) = &child.last_exit {
+        let _ = writeln!(text, "         ended {}: {}", exit.at, exit.reason);
+    }
+    text
+}
+
 fn footer(status: &Status) -> String {
     let config = &status.config;
     let mut text = format!(
@@ -196,6 +215,9 @@ fn footer(status: &Status) -> String {
     );
     if let Some(warning) = &tailnet.warning {
         let _ = writeln!(text, "         WARNING: {warning}");
+    }
+    for child in &status.children {
+        text += &render_child(child);
     }
     text + &format!(
         "instance {} tailhop {} {}\n",

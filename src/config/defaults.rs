@@ -24,6 +24,15 @@ pub const SOCKET: &str = "/run/tailscale/tailscaled.sock";
 /// `--outbound-http-proxy-listen`.
 pub const PROXY: SocketAddr = loopback(1055);
 
+/// The machine's name in the tailnet: control adds a number where it is taken.
+pub const HOSTNAME: &str = "tailhop";
+
+/// Where Tailscale's own container image looks for the auth key.
+pub const AUTH_KEY: &str = "TS_AUTHKEY";
+
+/// Cloud Run kills 10 s after SIGTERM.
+pub const STOP: Duration = Duration::from_millis(9500);
+
 /// The only zone without surprises.
 pub const ZONE: &str = "UTC";
 

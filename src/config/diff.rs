@@ -12,8 +12,8 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::snapshot::{
-    Backend, DialWay, Drain, Fallback, HostHeader, Network, Pin, Route, Schedule, Scope, Service,
-    ServiceId, Snapshot, Timeouts, Token, Url,
+    Backend, DialWay, Drain, Fallback, HostHeader, Network, Pin, Route, Run, Schedule, Scope,
+    Service, ServiceId, Snapshot, Timeouts, Token, Url,
 };
 use crate::words::units::show_duration;
 
@@ -24,6 +24,7 @@ pub fn changes(old: &Snapshot, new: &Snapshot) -> Vec<String> {
     listen(old, new, &mut changes);
     admin(old, new, &mut changes);
     tailnet(old, new, &mut changes);
+    run(old, new, &mut changes);
     backends(old, new, &mut changes);
     services(old, new, &mut changes);
     routes(old, new, &mut changes);
@@ -150,6 +151,33 @@ fn tailnet(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
         (false, true) => changes.say("the tunnel may be repaired from now on"),
         (true, false) => changes.say("the tunnel is no longer repaired"),
         _ => {}
+    }
+}
+
+/// What is different in how processes start and end; of secrets only where they are kept.
+fn run(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
+    let (old, new) = (&old.run, &new.run);
+    let [was, is] = [old, new].map(|run| show_duration(run.stop));
+    changes.value("from SIGTERM to the end there are", &was, &is);
+    let none = || "none".to_owned();
+    let shown = |run: &Run| {
+        let login = &run.login;
+        let credential = login.credential.as_ref();
+        let credential = credential.map_or_else(none, ToString::to_string);
+        [
+            ("its program is", run.tailscaled.to_string()),
+            ("it is admitted by", credential),
+            ("its machine is called", login.hostname.clone()),
+            ("its tags are", login.tags.join(", ")),
+            (
+                "its control server is",
+                login.server.clone().unwrap_or_else(none),
+            ),
+        ]
+    };
+    for ((what, was), (_, is)) in shown(old).into_iter().zip(shown(new)) {
+        let subject = format!("from the next start of tailscaled {what}");
+        changes.value(&subject, &was, &is);
     }
 }
 

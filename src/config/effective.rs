@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::defaults::AUTH_KEY;
 use super::env::{
     ACTIVE_BACKEND, ADMIN_API_KEY, ADMIN_FUNCTIONS_ENABLED, Environment, K_SERVICE, SWITCH_DATE,
     TAILNET_NAME,
@@ -17,7 +18,7 @@ use super::moment::show;
 use super::problem::{Problems, Report};
 use super::raw::{self, Table};
 use super::snapshot::{
-    Backend, BackendId, HostHeader, Route, Service, ServiceId, Snapshot, Timeouts,
+    Backend, BackendId, Credential, HostHeader, Route, Service, ServiceId, Snapshot, Timeouts,
 };
 use super::source::{Source, read};
 use super::validate;
@@ -88,13 +89,14 @@ pub fn effective(source: &Source, env: &Environment) -> Result<Vec<Setting>, Rep
     listing.listen(&snapshot);
     listing.admin(&snapshot);
     listing.tailnet(&snapshot);
+    listing.run(&snapshot);
     for backend in &snapshot.backends {
         listing.backend(&snapshot, backend);
     }
     for service in &snapshot.services {
         listing.service(&snapshot, service);
     }
-    for route in &snapshot.routes {
+    for route in snapshot.routes.iter() {
         listing.route(&snapshot, route);
     }
     listing.schedule(&snapshot);
@@ -170,10 +172,6 @@ impl Listing<'_> {
     fn admin(&mut self, snapshot: &Snapshot) {
         let table = self.root.table("admin");
         let admin = &snapshot.admin;
-        let list = |items: &[String]| {
-            let items: Vec<_> = items.iter().map(quoted).collect();
-            format!("[{}]", items.join(", "))
-        };
         self.of(table, "admin", "tailnet", list(&admin.tailnet));
         let token = if table.has("token") { "***" } else { "none" };
         self.of(table, "admin", "token", token);
@@ -205,6 +203,35 @@ impl Listing<'_> {
         self.of(table, "tailnet", "socket", quoted(tailnet.socket.display()));
         self.of(table, "tailnet", "proxy", quoted(tailnet.proxy));
         self.of(table, "tailnet", "repair", tailnet.repair.to_string());
+    }
+
+    /// What `run` starts, of secrets only where they are kept, and how it ends.
+    fn run(&mut self, snapshot: &Snapshot) {
+        let table = self.root.table("tailnet");
+        let (run, login) = (&snapshot.run, &snapshot.run.login);
+        let program = quoted(&run.tailscaled);
+        self.of(table, "tailnet", "tailscaled", program);
+        match &login.credential {
+            Some(Credential::Identity { client_id, .. }) => {
+                self.of(table, "tailnet", "client_id", quoted(client_id));
+                let audience = validate::text(table, "audience").map(quoted);
+                self.written(table, "tailnet", "audience", audience);
+            }
+            Some(kept) if table.has("auth_key") => {
+                self.of(table, "tailnet", "auth_key", kept.to_string());
+            }
+            Some(_) => {
+                let origin = ValueOrigin::Environment { variable: AUTH_KEY };
+                self.put("tailnet.auth_key", "***", origin);
+            }
+            None => self.of(table, "tailnet", "auth_key", "none"),
+        }
+        self.of(table, "tailnet", "hostname", quoted(&login.hostname));
+        self.of(table, "tailnet", "tags", list(&login.tags));
+        let server = login.server.as_ref().map(quoted);
+        self.written(table, "tailnet", "login_server", server);
+        let table = self.root.table("run");
+        self.of(table, "run", "stop", quoted(show_duration(run.stop)));
     }
 
     fn backend(&mut self, snapshot: &Snapshot, backend: &Backend) {
@@ -411,6 +438,11 @@ fn services(snapshot: &Snapshot, ids: Option<&Vec<ServiceId>>) -> Option<String>
 
 fn time(at: Timestamp, snapshot: &Snapshot) -> String {
     show(at, &snapshot.schedule.zone)
+}
+
+fn list(items: &[String]) -> String {
+    let items: Vec<_> = items.iter().map(quoted).collect();
+    format!("[{}]", items.join(", "))
 }
 
 fn quoted(text: impl std::fmt::Display) -> String {

@@ -89,6 +89,11 @@ impl Environment {
         self.overlay(K_SERVICE).is_some()
     }
 
+    /// The port that the platform gives to the app.
+    pub fn port(&self) -> Option<u16> {
+        self.overlay("PORT")?.parse().ok()
+    }
+
     /// `text` with every `${VAR}`, `${VAR:-default}`, `${VAR:?why}` replaced and `$$` made `$`.
     pub(super) fn expand(&self, text: &str) -> Result<String, Vec<Unexpanded>> {
         let mut expanded = String::with_capacity(text.len());

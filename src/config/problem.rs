@@ -425,9 +425,14 @@ impl<'s> Problems<'s> {
 
     /// The file that is named `name` at `span` belongs to the configuration, be it readable or not.
     pub(super) fn file(&mut self, name: &str, span: &Range<usize>) -> PathBuf {
-        let path = beside(&self.whole.part(span.start).path, name);
+        let path = self.beside(name, span);
         self.files.insert(path.clone());
         path
+    }
+
+    /// The path that is named `name` at `span`: it begins beside the file that names it.
+    pub(super) fn beside(&self, name: &str, span: &Range<usize>) -> PathBuf {
+        beside(&self.whole.part(span.start).path, name)
     }
 
     /// The files that belong to the configuration.

@@ -5,6 +5,7 @@
 //! switches are sorted by time, routes by length, times are instants. All durations are
 //! `Duration`, all instants `Timestamp`.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,6 +45,8 @@ pub struct Snapshot {
     pub admin: Admin,
     /// How to reach the tailnet.
     pub tailnet: Tailnet,
+    /// What `tailhop run` does besides serving.
+    pub run: Run,
     /// Machines, in the order of the file.
     pub backends: Vec<Backend>,
     /// Services, in the order of the file.
@@ -130,6 +133,59 @@ pub struct Tailnet {
     pub proxy: SocketAddr,
     /// Whether the tunnel may be repaired through LocalAPI.
     pub repair: bool,
+}
+
+/// What `tailhop run` does besides serving: which processes it starts, and how it ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Whether tailscaled is started, and which one.
+    pub tailscaled: Tailscaled,
+    /// How it logs in.
+    pub login: Login,
+    /// From the first signal to the end of the process, at most.
+    pub stop: Duration,
+}
+
+/// Whether tailscaled is started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tailscaled {
+    /// With an app to start, where one is found, a backend needs it and none answers yet.
+    Auto,
+    /// Never.
+    Off,
+    /// Always: the program of this name or path.
+    Program(PathBuf),
+}
+
+/// How a tailscaled that we started becomes a machine of the tailnet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// What admits it; `None`: there is nothing.
+    pub credential: Option<Credential>,
+    /// The machine's name.
+    pub hostname: String,
+    /// Its tags, such as `tag:tailhop`.
+    pub tags: Vec<String>,
+    /// The control server; `None`: Tailscale's own.
+    pub server: Option<String>,
+    /// Whether it lets nobody of the tailnet in, as nobody is named in `admin.tailnet`.
+    pub shields: bool,
+}
+
+/// What admits a machine to the tailnet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credential {
+    /// An auth key or the secret of an OAuth client, in this variable; `None`: it is not set.
+    Env(String, Option<Secret>),
+    /// The same in this file, which is read when it is needed.
+    File(PathBuf),
+    /// Workload identity: the platform vouches for us.
+    Identity {
+        /// The client's id in the tailnet's settings.
+        client_id: String,
+        /// For whom the platform's token is made out; `None`: Tailscale's default.
+        audience: Option<String>,
+    },
 }
 
 /// Which way to dial.
@@ -399,6 +455,33 @@ impl DialWay {
             .iter()
             .find(|(_, way)| *way == self)
             .map_or("", |(word, _)| word)
+    }
+}
+
+impl fmt::Display for Tailscaled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Off => f.write_str("off"),
+            Self::Program(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Credential {
+    /// Where it is kept, never what it is.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Env(name, _) => write!(f, "variable {name}"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Identity {
+                client_id,
+                audience,
+            } => {
+                let audience = audience.as_deref().unwrap_or("default");
+                write!(f, "identity of client {client_id} for audience {audience}")
+            }
+        }
     }
 }
 

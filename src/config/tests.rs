@@ -7,6 +7,7 @@ mod include;
 mod keys;
 mod problems;
 mod reference;
+mod run;
 mod secrets;
 mod sites;
 mod valid;

@@ -10,6 +10,7 @@ mod backends;
 mod effects;
 mod orders;
 mod routes;
+mod run;
 mod schedule;
 mod secrets;
 mod services;
@@ -66,6 +67,7 @@ pub(super) fn snapshot(
     addresses::clashes(&scope, listen, &tailnet, problems);
     let admin = admin::read(&scope, problems);
     admin::exposure(&scope, &admin, listen, problems);
+    let run = run::read(&scope, &admin, problems);
     let routes = routes::read(&scope, problems);
     let active_backend = orders::active_backend(&scope, problems);
     let pins = orders::pins(&scope, problems);
@@ -82,6 +84,7 @@ pub(super) fn snapshot(
         token,
         admin,
         tailnet,
+        run,
         backends: scope.backends,
         services: scope.services,
         routes,
@@ -343,7 +346,7 @@ fn twice(name: &str, span: &Range<usize>, problems: &mut Problems<'_>) {
 }
 
 /// A text under `key`, for people.
-fn text(table: &Table, key: &str) -> Option<String> {
+pub(super) fn text(table: &Table, key: &str) -> Option<String> {
     table.get::<&str>(key).map(|text| text.value.to_owned())
 }
 

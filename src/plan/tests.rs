@@ -11,8 +11,8 @@ use super::reason::{Reason, Refusal};
 use super::route::{match_route, upstream_path};
 use super::schedule::next_switch;
 use crate::config::snapshot::{
-    Backend, BackendId, DialWay, Drain, Fallback, HostHeader, Listen, Network, Origin, Pin, Route,
-    Schedule, Service, ServiceId, Snapshot, Switch, Tailnet, Timeouts,
+    Backend, BackendId, DialWay, Drain, Fallback, HostHeader, Listen, Login, Network, Origin, Pin,
+    Route, Run, Schedule, Service, ServiceId, Snapshot, Switch, Tailnet, Tailscaled, Timeouts,
 };
 use crate::words::effect::{Effect, Meaning, Reach};
 use crate::words::names::{BackendName, Kind, ServiceName};
@@ -51,6 +51,20 @@ fn before() -> Timestamp {
 
 fn after() -> Timestamp {
     at("2025-02-17T00:00:00+09:00")
+}
+
+fn run() -> Run {
+    Run {
+        tailscaled: Tailscaled::Off,
+        login: Login {
+            credential: None,
+            hostname: "x".into(),
+            tags: vec![],
+            server: None,
+            shields: true,
+        },
+        stop: std::time::Duration::ZERO,
+    }
 }
 
 fn main_system() -> Snapshot {
@@ -92,6 +106,7 @@ fn main_system() -> Snapshot {
             proxy: local(1055),
             repair: true,
         },
+        run: run(),
         backends: vec![backend("macbook-m1"), backend("mac-dev1")],
         services: vec![
             service(OLLAMA, "ollama", Kind::Ollama, 11434, Fallback::All),

@@ -199,7 +199,7 @@ mod tests {
     use crate::config::snapshot::Tailnet as Settings;
     use crate::tailnet::localapi::{Node, Status};
     use crate::tailnet::trouble::{Trouble, What};
-    use crate::tailnet::view::Round;
+    use crate::tailnet::view::{Keeper, Round};
 
     const ALL: [DialWay; 3] = [DialWay::LocalApi, DialWay::HttpConnect, DialWay::Socks5];
     const PROXIES: &[DialWay] = &[DialWay::HttpConnect, DialWay::Socks5];
@@ -241,7 +241,7 @@ mod tests {
             })
         };
         let first = View::first(Arc::clone(&settings), Timestamp::UNIX_EPOCH);
-        Arc::new(first.next(&settings, round, Timestamp::UNIX_EPOCH))
+        Arc::new(first.next(&settings, round, &Keeper::Nothing, Timestamp::UNIX_EPOCH))
     }
 
     fn asked(view: &Arc<View>, host: &str) -> Result<String, Kind> {

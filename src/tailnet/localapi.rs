@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
@@ -99,7 +99,7 @@ impl LocalApi {
     /// costs tailscaled 0.2 s under a lock that its status needs, so ask one at a time.
     pub async fn whois(&self, source: SocketAddr) -> Result<Option<Whois>, Trouble> {
         let path = format!("/localapi/v0/whois?proto=tcp&addr={source}");
-        let asked = self.exchange(Method::GET, &path);
+        let asked = self.exchange(Method::GET, &path, Bytes::new());
         let (status, body) = within(PATIENCE, || self.silence(), asked).await?;
         // A tailscaled that does not know the question answers 404 too, in other words.
         let nobody = body.windows(NO_MATCH.len()).any(|words| words == NO_MATCH);
@@ -123,16 +123,51 @@ impl LocalApi {
         Ok(prefs.shields_up)
     }
 
+    /// `PATCH /localapi/v0/prefs`: lets nobody in from the tailnet, or lets them in again.
+    pub async fn set_shields(&self, up: bool) -> Result<(), Trouble> {
+        let prefs = format!(r#"{{"ShieldsUp":{up},"ShieldsUpSet":true}}"#);
+        let asked = self.exchange(Method::PATCH, "/localapi/v0/prefs", prefs.into());
+        let (status, body) = within(PATIENCE, || self.silence(), asked).await?;
+        accepted(status, body).map(drop)
+    }
+
+    /// `POST /localapi/v0/start`: takes new preferences and, where it is not empty, an auth key.
+    /// `options` is `ipn.Options` as JSON. It needs root or tailscaled's own user.
+    pub async fn start(&self, options: String) -> Result<(), Trouble> {
+        let asked = self.exchange(Method::POST, "/localapi/v0/start", options.into());
+        let (status, body) = within(PATIENCE, || self.silence(), asked).await?;
+        accepted(status, body).map(drop)
+    }
+
+    /// `POST /localapi/v0/login-interactive`: logs in, with the auth key of [`Self::start`]. It
+    /// returns when that has begun; [`Self::status`] tells what came of it.
+    pub async fn login(&self) -> Result<(), Trouble> {
+        let asked = self.ask(Method::POST, "/localapi/v0/login-interactive");
+        within(PATIENCE, || self.silence(), asked).await.map(drop)
+    }
+
+    /// `POST /localapi/v0/logout`: leaves the tailnet, within `patience`. Nothing can be dialled
+    /// any more from its first moment on.
+    pub async fn logout(&self, patience: Duration) -> Result<(), Trouble> {
+        let asked = self.ask(Method::POST, "/localapi/v0/logout");
+        within(patience, || self.silence(), asked).await.map(drop)
+    }
+
     async fn get(&self, path: &str) -> Result<Bytes, Trouble> {
         self.ask(Method::GET, path).await
     }
 
     async fn ask(&self, method: Method, path: &str) -> Result<Bytes, Trouble> {
-        let (status, body) = self.exchange(method, path).await?;
+        let (status, body) = self.exchange(method, path, Bytes::new()).await?;
         accepted(status, body)
     }
 
-    async fn exchange(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes), Trouble> {
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), Trouble> {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|e| self.unopened(&e))?;
@@ -144,7 +179,7 @@ impl LocalApi {
             .method(method)
             .uri(path)
             .header(header::HOST, HOST)
-            .body(Empty::<Bytes>::new())
+            .body(Full::new(body))
             .map_err(|error| self.trouble(What::Broken, &error))?;
         let exchange = async {
             let (head, body) = sender
@@ -207,7 +242,7 @@ impl LocalApi {
 /// The body of an answer that is one.
 fn accepted(status: StatusCode, body: Bytes) -> Result<Bytes, Trouble> {
     let what = match status {
-        StatusCode::OK => return Ok(body),
+        StatusCode::OK | StatusCode::NO_CONTENT => return Ok(body),
         StatusCode::SERVICE_UNAVAILABLE => What::NotReady,
         StatusCode::FORBIDDEN | StatusCode::NOT_IMPLEMENTED => What::Forbidden,
         _ => What::Broken,

@@ -24,7 +24,7 @@ pub use self::admission::{Admitted, Target};
 use self::localapi::LocalApi;
 use self::peers::Peer;
 use self::view::Round;
-pub use self::view::View;
+pub use self::view::{Keeper, View};
 use crate::config::snapshot::{DialWay, Tailnet as Settings};
 use crate::words::clock::Clock;
 use crate::words::outcome::Failure;
@@ -52,7 +52,9 @@ pub struct Tailnet {
     state: watch::Sender<Tunnel>,
     restart: watch::Sender<Option<Restart>>,
     settings: watch::Sender<Arc<Settings>>,
+    keeper: ArcSwap<Keeper>,
     poked: Notify,
+    changed: Notify,
     clock: Clock,
 }
 
@@ -67,7 +69,9 @@ impl Tailnet {
             restart: watch::Sender::new(None),
             view: ArcSwap::from_pointee(view),
             settings: watch::Sender::new(settings),
+            keeper: ArcSwap::from_pointee(Keeper::Nothing),
             poked: Notify::new(),
+            changed: Notify::new(),
             clock,
         }
     }
@@ -120,6 +124,12 @@ impl Tailnet {
         self.poked.notify_one();
     }
 
+    /// Who keeps tailscaled says how that goes; the view takes it up at once.
+    pub fn kept(&self, keeper: Keeper) {
+        self.keeper.store(Arc::new(keeper));
+        self.changed.notify_one();
+    }
+
     /// The machine of the netmap that `host` names, and a client to ask tailscaled about it;
     /// `None`: nothing can be asked about it, as no tailscaled with a netmap is in use.
     pub fn peer(&self, host: &str) -> Option<(LocalApi, Peer)> {
@@ -157,7 +167,9 @@ impl Tailnet {
                 _ = settings.changed() => continue,
                 round = ask(&current) => round,
             };
-            let view = self.view.load().next(&current, round, self.clock.now());
+            let keeper = self.keeper.load_full();
+            let view = self.view.load();
+            let view = view.next(&current, round, &keeper, self.clock.now());
             rounds = if view.state == Tunnel::Up {
                 0
             } else {
@@ -167,6 +179,7 @@ impl Tailnet {
             self.publish(view);
             tokio::select! {
                 _ = settings.changed() => {}
+                () = self.changed.notified() => {}
                 () = self.pause(pace) => {}
             }
         }

@@ -60,6 +60,17 @@ pub struct View {
     misses: u32,
 }
 
+/// What who keeps tailscaled says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Keeper {
+    /// Nothing: it is kept by others, or it runs.
+    Nothing,
+    /// It is being started and logged in: that it is absent or logged out means nothing yet.
+    Starting,
+    /// What keeps it from running, for people, with the remedy.
+    Trouble(String),
+}
+
 /// What one round of questions brought.
 #[derive(Debug)]
 pub(super) struct Round {
@@ -104,6 +115,7 @@ impl View {
         &self,
         settings: &Arc<Settings>,
         round: Option<Round>,
+        keeper: &Keeper,
         now: Timestamp,
     ) -> Self {
         let mut next = Self::first(Arc::clone(settings), now);
@@ -128,6 +140,7 @@ impl View {
                 }
                 Err(_) => {}
             }
+            next.hear(keeper);
         }
         if (self.state, self.way) == (next.state, next.way) {
             next.since = self.since;
@@ -161,6 +174,19 @@ impl View {
             Some(wrong) => wrong,
             None => (Tunnel::Up, Kind::DaemonStarting, self.remark(status)),
         };
+    }
+
+    /// What it means that we keep this tailscaled ourselves: nobody else will log it in or start it.
+    fn hear(&mut self, keeper: &Keeper) {
+        match keeper {
+            Keeper::Trouble(text) if self.state != Tunnel::Up => self.detail.clone_from(text),
+            Keeper::Starting if matches!(&*self.backend_state, "NeedsLogin" | "Stopped") => {
+                self.state = Tunnel::Starting;
+                self.blocked = Kind::DaemonStarting;
+                "tailscaled is logging in".clone_into(&mut self.detail);
+            }
+            _ => {}
+        }
     }
 
     /// What people should know of a tunnel that is up.
@@ -308,7 +334,7 @@ mod tests {
     fn after(dial: DialWay, round: Option<Round>) -> View {
         let settings = settings(dial, None);
         let first = View::first(Arc::clone(&settings), Timestamp::UNIX_EPOCH);
-        first.next(&settings, round, Timestamp::UNIX_EPOCH)
+        first.next(&settings, round, &Keeper::Nothing, Timestamp::UNIX_EPOCH)
     }
 
     /// One round in which LocalAPI alone was asked.
@@ -349,6 +375,56 @@ mod tests {
     }
 
     #[test]
+    fn a_logged_out_tailscaled_of_ours_is_starting_until_who_keeps_it_says_what_is_wrong() {
+        let settings = settings(DialWay::LocalApi, None);
+        let next = |answer, keeper| {
+            let first = View::first(Arc::clone(&settings), Timestamp::UNIX_EPOCH);
+            first.next(&settings, asked(answer), &keeper, Timestamp::UNIX_EPOCH)
+        };
+        let trouble_told = || Keeper::Trouble("key expired".into());
+        for (answer, keeper, state, blocked, detail) in [
+            (
+                status("NeedsLogin"),
+                Keeper::Starting,
+                Tunnel::Starting,
+                Kind::DaemonStarting,
+                "logging in",
+            ),
+            (
+                status("NeedsLogin"),
+                trouble_told(),
+                Tunnel::Off,
+                Kind::NotLoggedIn,
+                "key expired",
+            ),
+            (
+                trouble(What::Absent),
+                trouble_told(),
+                Tunnel::Starting,
+                Kind::DaemonAbsent,
+                "key expired",
+            ),
+            (
+                status("Running"),
+                trouble_told(),
+                Tunnel::Up,
+                Kind::DaemonStarting,
+                "",
+            ),
+        ] {
+            let named = format!("{answer:?} {keeper:?}");
+            let view = next(answer, keeper);
+            assert_eq!((view.state, view.blocked), (state, blocked), "{named}");
+            assert!(view.detail.contains(detail), "{named}: {}", view.detail);
+            assert!(
+                !detail.is_empty() || view.detail.is_empty(),
+                "{named}: {}",
+                view.detail
+            );
+        }
+    }
+
+    #[test]
     fn the_way_follows_from_the_answers_in_order() {
         use DialWay::{Auto, HttpConnect, LocalApi, Socks5};
         let absent = || trouble(What::Absent);
@@ -385,18 +461,39 @@ mod tests {
         let up = View::first(Arc::clone(&settings), start).next(
             &settings,
             asked(status("Running")),
+            &Keeper::Nothing,
             start,
         );
-        let once = up.next(&settings, asked(trouble(What::Silent)), start);
-        let twice = once.next(&settings, asked(trouble(What::Silent)), start);
-        let thrice = twice.next(&settings, asked(trouble(What::Silent)), start);
+        let once = up.next(
+            &settings,
+            asked(trouble(What::Silent)),
+            &Keeper::Nothing,
+            start,
+        );
+        let twice = once.next(
+            &settings,
+            asked(trouble(What::Silent)),
+            &Keeper::Nothing,
+            start,
+        );
+        let thrice = twice.next(
+            &settings,
+            asked(trouble(What::Silent)),
+            &Keeper::Nothing,
+            start,
+        );
         assert_eq!(
             [once.state, twice.state, thrice.state],
             [Tunnel::Up, Tunnel::Up, Tunnel::Starting]
         );
-        let again = twice.next(&settings, asked(status("Running")), start);
+        let again = twice.next(&settings, asked(status("Running")), &Keeper::Nothing, start);
         assert_eq!(again.misses, 0);
-        let absent = up.next(&settings, asked(trouble(What::Absent)), start);
+        let absent = up.next(
+            &settings,
+            asked(trouble(What::Absent)),
+            &Keeper::Nothing,
+            start,
+        );
         assert_eq!(
             (absent.state, absent.blocked),
             (Tunnel::Starting, Kind::DaemonAbsent)
@@ -409,9 +506,9 @@ mod tests {
         let at = |second| Timestamp::from_second(second).unwrap();
         let said = |state| asked(status(state));
         let first = View::first(Arc::clone(&settings), at(1));
-        let up = first.next(&settings, said("Running"), at(2));
-        let still = up.next(&settings, said("Running"), at(7));
-        let off = still.next(&settings, said("Stopped"), at(12));
+        let up = first.next(&settings, said("Running"), &Keeper::Nothing, at(2));
+        let still = up.next(&settings, said("Running"), &Keeper::Nothing, at(7));
+        let off = still.next(&settings, said("Stopped"), &Keeper::Nothing, at(12));
         assert_eq!([up.since, still.since, off.since], [at(2), at(2), at(12)]);
     }
 
@@ -420,7 +517,7 @@ mod tests {
         let settings = settings(DialWay::LocalApi, Some("Tail9.ts.net"));
         let first = View::first(Arc::clone(&settings), Timestamp::UNIX_EPOCH);
         let round = asked(status("Running"));
-        let view = first.next(&settings, round, Timestamp::UNIX_EPOCH);
+        let view = first.next(&settings, round, &Keeper::Nothing, Timestamp::UNIX_EPOCH);
         assert_eq!(view.suffix.as_deref(), Some("tail9.ts.net"));
         assert_eq!(
             view.detail,

@@ -2,6 +2,7 @@
 # Builds what the rig runs, once, into a cache outside the tree:
 #
 #   net      tailscaled, tailscale and our control server, from tests/rig/control
+#   headscale  a control server that honours keys and logout
 #   python   a virtual environment with tests/clients/requirements.txt
 #   ollama   a real Ollama, CPU only, without audio
 #   model    the model `tiny`, as an OLLAMA_MODELS folder
@@ -24,15 +25,15 @@ cache=${TAILHOP_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/tailhop}
 
 main() {
     local parts=("$@") part
-    ((${#parts[@]})) || parts=(net python ollama model browser)
+    ((${#parts[@]})) || parts=(net headscale python ollama model browser)
     mkdir -p "$cache"
     # Two test runs may start at once; the second one waits and finds everything built.
     exec 9>"$cache/lock"
     flock 9
     for part in "${parts[@]}"; do
         case $part in
-        net | python | ollama | model | browser) provide "$part" ;;
-        *) die "unknown part $part: net, python, ollama, model or browser" ;;
+        net | headscale | python | ollama | model | browser) provide "$part" ;;
+        *) die "unknown part $part: net, headscale, python, ollama, model or browser" ;;
         esac
     done
 }
@@ -61,6 +62,7 @@ folder_of() {
 inputs_of() {
     case $1 in
     net) cat "$here"/control/{go.mod,go.sum,main.go,relay.go} && uname -m ;;
+    headscale) cat "$here"/headscale/go.{mod,sum} && uname -m ;;
     python) cat "$requirements" && python3 --version && uname -m ;;
     ollama) echo "$OLLAMA_VERSION" && cat "$here/ollama-stub/miniaudio/miniaudio.h" && uname -m ;;
     model) inputs_of ollama && cat "$requirements" "$here/tiny_gguf.py" "$here/Modelfile" ;;
@@ -73,6 +75,12 @@ build_net() {
     need_go
     (cd "$here/control" && CGO_ENABLED=0 go build -mod=readonly -o "$1/" \
         tailscale.com/cmd/tailscaled tailscale.com/cmd/tailscale .)
+}
+
+build_headscale() {
+    need_go
+    (cd "$here/headscale" && CGO_ENABLED=0 go build -mod=readonly -o "$1/" \
+        github.com/juanfont/headscale/cmd/headscale)
 }
 
 build_python() {

@@ -272,7 +272,7 @@ fn routes_with_store() -> String {
 }
 
 /// The binary under test: of this build, unless told otherwise.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     std::env::var_os("TAILHOP_BIN")
         .map_or_else(|| env!("CARGO_BIN_EXE_tailhop").into(), PathBuf::from)
 }

@@ -53,6 +53,8 @@ struct Script {
     hold: Option<Method>,
     /// Silence before the head of each answer to this method.
     head_delay: Option<(Method, Duration)>,
+    /// The silence between two pieces of a chat, where it is not [`CHAT_GAP`].
+    chat_gap: Option<Duration>,
     /// What names the model `large` gets no head, as long as this holds.
     loading: bool,
 }
@@ -103,6 +105,12 @@ impl Mac {
     /// Is silent before the head of each answer to a method, for so long.
     pub(crate) fn delay_head(&self, delay: Option<(Method, Duration)>) {
         self.script.send_modify(|script| script.head_delay = delay);
+    }
+
+    /// Is so long silent between two pieces of a chat.
+    pub(crate) fn chat_slowly(&self, gap: Duration) {
+        self.script
+            .send_modify(|script| script.chat_gap = Some(gap));
     }
 
     /// Loads the model `large`: whoever asks for it waits until it is told otherwise.
@@ -230,7 +238,10 @@ impl Mac {
 
         self.obey(&method, &body).await;
         let mut reply = match port {
-            OLLAMA => ollama(&method, &path, &body),
+            OLLAMA => {
+                let gap = self.script.borrow().chat_gap.unwrap_or(CHAT_GAP);
+                ollama(&method, &path, &body, gap)
+            }
             _ => qdrant(&method, &path),
         };
         reply
@@ -264,13 +275,13 @@ async fn listen(port: u16) -> TcpListener {
 
 type Reply = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
-fn ollama(method: &Method, path: &str, body: &[u8]) -> Reply {
+fn ollama(method: &Method, path: &str, body: &[u8], gap: Duration) -> Reply {
     match (method.as_str(), path) {
         ("GET" | "HEAD", "/") => text("Ollama is running"),
         ("GET" | "HEAD", "/api/version") => json(&json!({ "version": "0.24.0" })),
         ("GET" | "HEAD", "/api/tags") => json(&json!({ "models": [model()] })),
         ("GET", "/api/ps") => json(&json!({ "models": [] })),
-        ("POST", "/api/chat" | "/api/generate") if wants_stream(body) => chat_stream(),
+        ("POST", "/api/chat" | "/api/generate") if wants_stream(body) => chat_stream(gap),
         ("POST", "/api/chat" | "/api/generate") => json(&chat_piece(CHAT_PIECES)),
         _ => not_found(),
     }
@@ -310,7 +321,7 @@ fn chat_piece(number: usize) -> serde_json::Value {
 }
 
 /// A stream as Ollama writes it: one line a piece, each flushed, with silence between them.
-fn chat_stream() -> Reply {
+fn chat_stream(gap: Duration) -> Reply {
     let (pieces, body) = mpsc::channel(1);
     tokio::spawn(async move {
         for number in 1..=CHAT_PIECES {
@@ -321,7 +332,7 @@ fn chat_stream() -> Reply {
             {
                 return;
             }
-            sleep(CHAT_GAP).await;
+            sleep(gap).await;
         }
     });
     let reply = Response::builder().header("content-type", "application/x-ndjson");

@@ -22,6 +22,7 @@ mod process;
 mod python;
 mod rig;
 mod soak;
+mod supervise;
 mod trap;
 mod tunnel;
 mod wait;

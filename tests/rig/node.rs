@@ -53,6 +53,11 @@ impl Node {
         }
     }
 
+    /// The folder with `tailscaled` and `tailscale`.
+    pub(crate) fn binaries(&self) -> &Path {
+        &self.binaries
+    }
+
     /// The LocalAPI socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.folder.join("s")
@@ -126,14 +131,7 @@ impl Node {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.state())
             .env("TS_LOGS_DIR", self.state())
-            .env("TS_NO_LOGS_NO_SUPPORT", "1")
-            .env("TS_ASSUME_NETWORK_UP_FOR_TEST", "1")
-            .env("TS_DISABLE_PORTMAPPER", "1")
-            .env(
-                "TS_NETCHECK_GENERATE_204_URL",
-                format!("http://{CONTROL}/generate_204"),
-            )
-            .env("TS_PANIC_IF_HIT_MAIN_CONTROL", "1")
+            .envs(environment())
             .args(["--tun=userspace-networking", "--port=0"])
             .arg(flag("--statedir", &self.state()))
             .arg(flag("--socket", &self.socket()));
@@ -188,6 +186,21 @@ impl Node {
         let status = up.end(Duration::from_secs(30)).await;
         assert!(status.success(), "tailscale up on {}: {up}", self.host.name);
     }
+}
+
+/// What keeps a tailscaled from looking for anything outside of the rig.
+pub(crate) fn environment() -> [(&'static str, String); 5] {
+    let set = |name| (name, "1".to_owned());
+    [
+        set("TS_NO_LOGS_NO_SUPPORT"),
+        set("TS_ASSUME_NETWORK_UP_FOR_TEST"),
+        set("TS_DISABLE_PORTMAPPER"),
+        set("TS_PANIC_IF_HIT_MAIN_CONTROL"),
+        (
+            "TS_NETCHECK_GENERATE_204_URL",
+            format!("http://{CONTROL}/generate_204"),
+        ),
+    ]
 }
 
 /// The control server, with relay and STUN.

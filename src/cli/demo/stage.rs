@@ -298,6 +298,7 @@ fn describe(error: &StartError) -> String {
         } => {
             format!("{key}: cannot listen on {address}: {error}")
         }
+        StartError::Port { address, .. } => format!("PORT is that of {address}"),
         StartError::Machine(error) => error.to_string(),
     }
 }

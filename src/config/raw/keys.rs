@@ -67,6 +67,7 @@ pub(in crate::config) const ROOT: &[Row] = &[
         "{}",
         "the way to the machines",
     ),
+    row("run", Shape::Table(RUN), "{}", "how `tailhop run` ends"),
     need(
         "backends",
         Shape::Named(BACKEND),
@@ -193,7 +194,56 @@ const TAILNET: &[Row] = &[
         "true",
         "repairs a broken tunnel through LocalAPI (`rebind`, `break-derp-conns`)",
     ),
+    row(
+        "tailscaled",
+        Shape::Text,
+        "\"auto\"",
+        "whether `run` starts tailscaled, see below; `off`, or a program's name or path",
+    ),
+    row(
+        "auth_key",
+        Shape::Secret,
+        "`TS_AUTHKEY`, if set",
+        "admits this machine: an auth key, or the secret of an OAuth client",
+    ),
+    row(
+        "client_id",
+        Shape::Text,
+        "none",
+        "instead of it: the client of workload identity",
+    ),
+    row(
+        "audience",
+        Shape::Text,
+        "none",
+        "of workload identity, with `client_id`",
+    ),
+    row(
+        "hostname",
+        Shape::Text,
+        "\"tailhop\"",
+        "this machine's name in the tailnet",
+    ),
+    row(
+        "tags",
+        Shape::Texts,
+        "none",
+        "such as `[\"tag:tailhop\"]`; required with an OAuth client or workload identity",
+    ),
+    row(
+        "login_server",
+        Shape::Text,
+        "Tailscale's own",
+        "another control server, such as Headscale",
+    ),
 ];
+
+const RUN: &[Row] = &[row(
+    "stop",
+    Shape::Duration,
+    "\"9.5s\"",
+    "from SIGTERM to the end of the process, at most; Cloud Run kills after 10 s",
+)];
 
 const BACKEND: &[Row] = &[
     row(

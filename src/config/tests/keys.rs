@@ -27,6 +27,12 @@ pub(super) fn example(path: &str) -> &'static str {
         "tailnet.name" => "\"tail9\"",
         "tailnet.dial" => "\"socks5\"",
         "tailnet.socket" => "\"/run/x.sock\"",
+        "tailnet.tailscaled" => "\"off\"",
+        "tailnet.auth_key" => "{ env = \"SECRET\" }",
+        "tailnet.client_id" | "tailnet.audience" => "\"id-1\"",
+        "tailnet.hostname" => "\"web\"",
+        "tailnet.tags" => "[\"tag:web\"]",
+        "tailnet.login_server" => "\"https://control.example\"",
         "tailnet.proxy" => "\"127.0.0.1:3\"",
         "listen.token" | "admin.token" | "admin.tokens.N.secret" => "{ env = \"SECRET\" }",
         "admin.tailnet" => "[\"tag:ops\"]",
@@ -234,6 +240,11 @@ fn table_for(table: &str, key: &str, is_set: bool, set: &str) -> String {
         "pin" => {
             let to = unless("to", "to = \"macbook-m1\"");
             format!("[[pin]]\n{to}{set}")
+        }
+        // These are of a client with a tag.
+        "tailnet" if matches!(key, "client_id" | "audience") => {
+            let id = unless("client_id", "client_id = \"id-0\"");
+            format!("[tailnet]\ntags = [\"tag:x\"]\n{id}{set}")
         }
         _ => format!("[{table}]\n{set}"),
     }
