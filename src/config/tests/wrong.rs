@@ -90,7 +90,7 @@ fn an_unknown_key_names_the_key_that_was_meant() {
         ),
         (
             "[tailnet]\nkeepalive = true\n",
-            "known here: \"name\", \"dial\", \"socket\", \"proxy\", \"repair\"; this is tailhop",
+            "known here: \"name\", \"dial\", \"socket\", \"proxy\", \"repair\", \"tailscaled\", \"auth_key\", \"client_id\", \"audience\", \"hostname\", \"tags\", \"login_server\"; this is tailhop",
         ),
     ] {
         let (code, place, text) = one(&file(more), &[]);
