@@ -214,7 +214,7 @@ async function isRefusedWhenStale(page) {
   await says(page, "reason: I was first");
   await page.click("#yes");
   await says(page, "Not done: the file is not the one that you saw");
-  await says(page, 'meanwhile: pin to mac-dev1 until ');
+  await says(page, 'a new pin to mac-dev1 until ');
   await visitor.accessible(page, "refused");
   await order("unpin", {});
   await says(page, "No order holds.");

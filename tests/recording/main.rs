@@ -60,7 +60,7 @@ const QUESTIONS: [Question; 5] = [
                     "mac-dev1 is active",
                 ],
             ),
-            ("tailhop unpin", &["removed", "macbook-m1 is active"]),
+            ("tailhop unpin", &["is gone", "macbook-m1 is active"]),
             (
                 "tailhop status --history",
                 &["macbook-m1 -> mac-dev1 (pin by kim): macbook-m1 gets an update"],
