@@ -3,7 +3,7 @@
 //! The only place that knows all parts. One data thread serves requests, one control thread does
 //! everything else (probes, reload, admin), so that nothing asked of the latter stalls a stream.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -27,7 +27,7 @@ use crate::reload::store::Store;
 use crate::reload::watch::Mode;
 use crate::reload::{Hangups, Inputs};
 use crate::request::door::Door;
-use crate::request::record::AccessLog;
+use crate::request::record::{AccessLog, Form};
 use crate::request::{self, Proxy};
 use crate::tailnet::Tailnet;
 use crate::words::clock::Clock;
@@ -297,8 +297,9 @@ pub fn run(inputs: Inputs, instance: String) -> Result<(), StartError> {
     raise_descriptor_limit();
     let control = runtime().map_err(StartError::Machine)?;
     control.block_on(async {
+        let form = Form::of(&inputs.environment, io::stdout().is_terminal());
         let app = App::build(inputs, Clock::system(), instance).await?;
-        let (log, writer) = AccessLog::stdout(app.metrics()).map_err(StartError::Machine)?;
+        let (log, writer) = AccessLog::stdout(form, app.metrics()).map_err(StartError::Machine)?;
         // Before anybody is told that we are there: who hears of it may end us at once.
         let told = signal().map_err(StartError::Machine)?;
         announce(&app);

@@ -43,6 +43,8 @@ pub struct Snapshot {
     pub admin: Admin,
     /// How to reach the tailnet.
     pub tailnet: Tailnet,
+    /// Of requests that went well, one in so many has an access line; all others have one.
+    pub log_sample: u16,
     /// Machines, in the order of the file.
     pub backends: Vec<Backend>,
     /// Services, in the order of the file.

@@ -11,6 +11,7 @@ pub mod again;
 mod attempt;
 mod beat;
 mod call;
+mod cloud;
 mod connect;
 pub mod door;
 mod flow;
@@ -25,6 +26,7 @@ mod rewrite;
 mod rules;
 mod stream;
 mod token;
+mod trace;
 mod tunnel;
 
 use std::sync::Arc;
