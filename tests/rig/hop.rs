@@ -199,7 +199,8 @@ impl fmt::Display for Hop {
 }
 
 impl Routing {
-    fn file(&self, rig: &Rig) -> String {
+    /// Its text.
+    pub(crate) fn file(&self, rig: &Rig) -> String {
         let Self {
             dial,
             hosts: [first, second],
@@ -272,7 +273,7 @@ fn routes_with_store() -> String {
 }
 
 /// The binary under test: of this build, unless told otherwise.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     std::env::var_os("TAILHOP_BIN")
         .map_or_else(|| env!("CARGO_BIN_EXE_tailhop").into(), PathBuf::from)
 }
