@@ -3,7 +3,7 @@
 //! The only place that knows all parts. One data thread serves requests, one control thread does
 //! everything else (probes, reload, admin), so that nothing asked of the latter stalls a stream.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use crate::reload::store::Store;
 use crate::reload::watch::Mode;
 use crate::reload::{Hangups, Inputs};
 use crate::request::door::Door;
-use crate::request::record::AccessLog;
+use crate::request::record::{AccessLog, Form};
 use crate::request::{self, Proxy};
 use crate::supervise::{self, Serving, Signals, Supervisor};
 use crate::tailnet::Tailnet;
@@ -355,8 +355,9 @@ pub fn run(inputs: Inputs, instance: String, besides: Besides) -> Result<u8, Sta
     let control = runtime().map_err(StartError::Machine)?;
     control.block_on(async {
         let environment = inputs.environment.clone();
+        let form = Form::of(&environment, io::stdout().is_terminal());
         let app = App::build(inputs, Clock::system(), instance).await?;
-        let (log, writer) = AccessLog::stdout(app.metrics()).map_err(StartError::Machine)?;
+        let (log, writer) = AccessLog::stdout(form, app.metrics()).map_err(StartError::Machine)?;
         if besides.app.is_some() {
             app.leaves_port(&environment)?;
         }

@@ -40,7 +40,7 @@ const COMMANDS: [&str; 16] = [
     "health",
     "demo",
 ];
-const VARIABLES: [&str; 7] = [
+const VARIABLES: [&str; 10] = [
     "ACTIVE_BACKEND",
     "SWITCH_DATE",
     "TAILNET_NAME",
@@ -48,6 +48,9 @@ const VARIABLES: [&str; 7] = [
     "TAILHOP_ADMIN",
     "LOG_LEVEL",
     "K_SERVICE",
+    "GOOGLE_CLOUD_PROJECT",
+    "ADMIN_API_KEY",
+    "ADMIN_FUNCTIONS_ENABLED",
 ];
 const QUERY: &str = "/qdrant/collections/c/points/query";
 
@@ -883,6 +886,45 @@ fn reload_needs_a_token_and_tells_what_is_different() {
 }
 
 #[test]
+fn on_cloud_run_every_line_is_an_entry_of_cloud_logging() {
+    let folder = Folder::with(&two_macs(mac().port()));
+    let mut run = tailhop(["run", "--config"]);
+    run.arg(folder.file())
+        .env("K_SERVICE", "agent")
+        .env("GOOGLE_CLOUD_PROJECT", "p-1");
+    let running = Running::start(run);
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let header = format!("x-cloud-trace-context: {trace}/183;o=1\r\n");
+    get_with(running.data, "/ollama/api/tags?key=canary", &header);
+    let line = running.access.recv_timeout(PATIENCE).unwrap();
+    let told: Value = serde_json::from_str(&line).unwrap();
+    let field = format!("projects/p-1/traces/{trace}");
+    assert_eq!(told["logging.googleapis.com/trace"], field);
+    assert_eq!(told["httpRequest"]["requestUrl"], "/ollama/api/tags");
+    assert_eq!(told["severity"], "INFO");
+    assert!(!line.contains("canary"), "{line}");
+    // What is wrong with a file has many lines, and is one entry.
+    fs::write(folder.file(), "[backends]\nnonsense\n").unwrap();
+    let said = running.until_said("configuration rejected");
+    let last: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    assert_eq!(last["severity"], "ERROR");
+    assert!(last["time"].is_string() && last["message"].is_string());
+}
+
+#[test]
+fn on_cloud_run_what_keeps_an_instance_from_starting_is_one_entry() {
+    let folder = Folder::with("[backends]\nm = {}\n[services]\nolama = {}\n");
+    let mut run = tailhop(["run", "--config"]);
+    let said = ended(run.arg(folder.file()).env("K_SERVICE", "agent"), 78);
+    let said = text(&said.stderr);
+    assert_eq!(said.lines().count(), 1, "{said}");
+    let told: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(told["severity"], "ERROR");
+    let message = told["message"].as_str().unwrap();
+    assert!(message.contains("routing.toml:4:1"), "{message}");
+}
+
+#[test]
 fn sigterm_ends_an_instance_with_0_within_the_grace_of_a_container() {
     let folder = Folder::with(&two_macs(1));
     let mut running = Running::start(tailhop(["run", "--config"]).arg(folder.file()).take());
@@ -1063,13 +1105,15 @@ struct Running {
     data: SocketAddr,
     admin: SocketAddr,
     log: Receiver<String>,
+    access: Receiver<String>,
 }
 
 impl Running {
     fn start(mut run: Command) -> Self {
-        run.stdout(Stdio::null()).stderr(Stdio::piped());
+        run.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = Killed(run.spawn().unwrap());
         let log = lines(child.0.stderr.take().unwrap());
+        let access = lines(child.0.stdout.take().unwrap());
         loop {
             let line = log
                 .recv_timeout(PATIENCE)
@@ -1083,6 +1127,7 @@ impl Running {
                     data,
                     admin,
                     log,
+                    access,
                 };
             }
         }

@@ -15,6 +15,7 @@ mod explain;
 mod health;
 mod init;
 mod live;
+mod log;
 mod order;
 mod pin;
 mod reload;

@@ -5,9 +5,9 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use tracing_subscriber::EnvFilter;
+use tracing::error;
 
-use super::{ConfigArg, FAILED, INVALID_CONFIG};
+use super::{ConfigArg, FAILED, INVALID_CONFIG, log};
 use crate::app::{self, Besides, StartError};
 use crate::config::{Environment, Report};
 use crate::reload::Inputs;
@@ -41,7 +41,8 @@ enum Watch {
 impl Run {
     pub(super) fn run(self) -> u8 {
         let environment = Environment::from_process();
-        start_log();
+        log::start();
+        let cloud = environment.on_cloud_run();
         let mut files = self.config.into_iter();
         let truth = files
             .next()
@@ -70,7 +71,16 @@ impl Run {
             besides,
         ) {
             Ok(code) => code,
-            Err(error) => explain(&error),
+            Err(error) => {
+                let (told, code) = explain(&error);
+                // A line of text would be an entry of its own there.
+                if cloud {
+                    error!("{}", told.trim_end());
+                } else {
+                    eprint!("{told}");
+                }
+                code
+            }
         }
     }
 }
@@ -95,54 +105,36 @@ impl Besides {
     }
 }
 
-pub(super) fn explain(error: &StartError) -> u8 {
+/// What kept it from starting or ended it, in words, and the exit code for it.
+pub(super) fn explain(error: &StartError) -> (String, u8) {
     match error {
-        StartError::Config(report) => {
-            eprint!("{}", render(report));
-            INVALID_CONFIG
-        }
+        StartError::Config(report) => (render(report), INVALID_CONFIG),
         StartError::Listen {
             key,
             address,
             error,
         } => {
-            eprintln!("error: {key}: cannot listen on {address}: {error}");
-            eprintln!("help: end what listens there, or set another `{key}` in routing.toml");
-            FAILED
+            let told = format!(
+                "error: {key}: cannot listen on {address}: {error}\n\
+                 help: end what listens there, or set another `{key}` in routing.toml\n"
+            );
+            (told, FAILED)
         }
         StartError::Port { key, address } => {
             let port = address.port();
-            eprintln!(
-                "error: PORT={port} tells the app to listen where tailhop does: {key} is {address}"
+            let told = format!(
+                "error: PORT={port} tells the app to listen where tailhop does: {key} is {address}\n\
+                 help: set another `{key}` in routing.toml\n"
             );
-            eprintln!("help: set another `{key}` in routing.toml");
-            INVALID_CONFIG
+            (told, INVALID_CONFIG)
         }
-        StartError::Machine(error) => {
-            eprintln!("error: {error}");
-            FAILED
-        }
+        StartError::Machine(error) => (format!("error: {error}\n"), FAILED),
     }
 }
 
 /// A report for a terminal, or without colour elsewhere.
 pub(super) fn render(report: &Report) -> String {
     report.render(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-}
-
-/// Diagnostics to stderr: readable on a terminal, JSON elsewhere. `LOG_LEVEL` says how much.
-pub(super) fn start_log() {
-    let level = std::env::var("LOG_LEVEL").unwrap_or_default();
-    let filter = EnvFilter::try_new(if level.is_empty() { "info" } else { &level })
-        .unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    if std::io::stderr().is_terminal() {
-        log.with_target(false).init();
-    } else {
-        log.json().flatten_event(true).with_target(false).init();
-    }
 }
 
 /// A name that tells instances apart: the revision or host, and a random part, as all instances

@@ -23,6 +23,11 @@ pub fn changes(old: &Snapshot, new: &Snapshot) -> Vec<String> {
     let mut changes = Changes(Vec::new());
     listen(old, new, &mut changes);
     admin(old, new, &mut changes);
+    changes.value(
+        "of requests that go well, one is logged in",
+        &old.log_sample,
+        &new.log_sample,
+    );
     tailnet(old, new, &mut changes);
     run(old, new, &mut changes);
     backends(old, new, &mut changes);

@@ -88,6 +88,8 @@ pub fn effective(source: &Source, env: &Environment) -> Result<Vec<Setting>, Rep
     listing.include();
     listing.listen(&snapshot);
     listing.admin(&snapshot);
+    let sample = snapshot.log_sample.to_string();
+    listing.of(root.table("log"), "log", "sample", sample);
     listing.tailnet(&snapshot);
     listing.run(&snapshot);
     for backend in &snapshot.backends {

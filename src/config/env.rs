@@ -24,6 +24,9 @@ pub(super) const ADMIN_FUNCTIONS_ENABLED: &str = "ADMIN_FUNCTIONS_ENABLED";
 /// Cloud Run sets it: its request timeout is near.
 pub(super) const K_SERVICE: &str = "K_SERVICE";
 
+/// Whose traces they are that the log names.
+const GOOGLE_CLOUD_PROJECT: &str = "GOOGLE_CLOUD_PROJECT";
+
 /// A copy of the environment.
 #[derive(Clone, Default)]
 pub struct Environment {
@@ -84,8 +87,15 @@ impl Environment {
         (!value.is_empty()).then_some(value)
     }
 
+    /// The project of Google's cloud that we run in, if somebody says so.
+    pub fn cloud_project(&self) -> Option<&str> {
+        let plain = |letter: char| letter.is_ascii_alphanumeric() || "-:.".contains(letter);
+        let project = self.overlay(GOOGLE_CLOUD_PROJECT)?;
+        project.chars().all(plain).then_some(project)
+    }
+
     /// Whether Cloud Run runs us.
-    pub(super) fn on_cloud_run(&self) -> bool {
+    pub fn on_cloud_run(&self) -> bool {
         self.overlay(K_SERVICE).is_some()
     }
 

@@ -50,6 +50,8 @@ pub(super) enum Shape {
     Flag,
     /// A port that can be dialled.
     Port,
+    /// A number of things, at least one.
+    Count,
     /// An IP address and a port.
     Address,
     /// A duration with its unit.

@@ -94,7 +94,7 @@ fn shape(shape: Shape) -> Value {
         Shape::Text => json!({ "type": "string" }),
         Shape::Word(words) => any_of(&json!({ "enum": words() })),
         Shape::Flag => json!({ "type": "boolean" }),
-        Shape::Port => json!({ "type": "integer", "minimum": 1, "maximum": 65535 }),
+        Shape::Port | Shape::Count => json!({ "type": "integer", "minimum": 1, "maximum": 65535 }),
         Shape::Address => {
             pattern(r"^(([0-9]{1,3}\.){3}[0-9]{1,3}|\[[0-9A-Fa-f:.%]+\]):[0-9]{1,5}$")
         }
@@ -201,7 +201,7 @@ fn takes(shape: Shape) -> String {
             words.collect::<Vec<_>>().join(", ")
         }
         Shape::Flag => "`true`, `false`".to_owned(),
-        Shape::Port => "1 to 65535".to_owned(),
+        Shape::Port | Shape::Count => "1 to 65535".to_owned(),
         Shape::Address => "IP:port".to_owned(),
         Shape::Duration => "duration".to_owned(),
         Shape::Bound => "duration, `\"none\"`".to_owned(),

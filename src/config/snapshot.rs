@@ -47,6 +47,8 @@ pub struct Snapshot {
     pub tailnet: Tailnet,
     /// What `tailhop run` does besides serving.
     pub run: Run,
+    /// Of requests that went well, one in so many has an access line; all others have one.
+    pub log_sample: u16,
     /// Machines, in the order of the file.
     pub backends: Vec<Backend>,
     /// Services, in the order of the file.

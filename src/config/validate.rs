@@ -77,9 +77,11 @@ pub(super) fn snapshot(
         hash: whole.hash().to_owned(),
         stand_in: false,
     };
+    let sample = root.table("log").get::<u16>("sample");
     Some(Snapshot {
         generation: 0,
         origin,
+        log_sample: sample.map_or(1, |sample| sample.value),
         listen,
         token,
         admin,

@@ -87,6 +87,7 @@ fn main_system() -> Snapshot {
     };
     let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
     Snapshot {
+        log_sample: 1,
         generation: 1,
         origin: Origin {
             path: "routing.toml".into(),

@@ -7,7 +7,8 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write as _};
+use std::io::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -17,6 +18,8 @@ use jiff::Timestamp;
 use prometheus::IntCounter;
 use serde::Serialize;
 
+use super::trace::Trace;
+use crate::config::Environment;
 use crate::metrics::Metrics;
 
 /// Lines that may wait for whoever reads the channel.
@@ -66,6 +69,23 @@ pub struct Entry<'a> {
     pub total_ms: Millis,
     /// `complete`, `refused`, `client-abort`, or what broke the answer off.
     pub end: &'static str,
+    /// The trace that its client says it belongs to, where that is logged.
+    #[serde(skip)]
+    pub trace: Option<Trace>,
+}
+
+/// How lines look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// For people.
+    Plain,
+    /// JSON.
+    Json,
+    /// JSON with the fields of Google Cloud Logging.
+    Cloud {
+        /// Whose traces they are, if that is known.
+        project: Option<String>,
+    },
 }
 
 /// A time as the log shows it: whole microseconds, in milliseconds.
@@ -78,6 +98,9 @@ pub struct Millis {
 #[derive(Clone)]
 pub struct AccessLog {
     to: To,
+    traces: bool,
+    /// Lines of requests that went well.
+    well: Arc<AtomicU64>,
     dropped: IntCounter,
 }
 
@@ -100,43 +123,71 @@ struct Outlet {
 struct Waiting {
     text: Vec<u8>,
     stamp: Stamp,
-    json: bool,
+    form: Form,
     closed: bool,
 }
 
 /// The last second that was written, as text: most lines are of the same one.
 #[derive(Default)]
-struct Stamp {
+pub(super) struct Stamp {
     second: i64,
     text: String,
+}
+
+impl Form {
+    /// The one that fits: `terminal`, whether people read along.
+    pub fn of(environment: &Environment, terminal: bool) -> Self {
+        if terminal {
+            Self::Plain
+        } else if environment.on_cloud_run() {
+            let project = environment.cloud_project().map(str::to_owned);
+            Self::Cloud { project }
+        } else {
+            Self::Json
+        }
+    }
 }
 
 impl AccessLog {
     /// Lines to a channel, for whoever wants to read them.
     pub fn channel(metrics: &Metrics) -> (Self, Receiver<Line>) {
         let (to, from) = sync_channel(BACKLOG);
-        (Self::new(To::Channel(to), metrics), from)
+        (Self::new(To::Channel(to), false, metrics), from)
     }
 
-    /// Lines to stdout, by a thread of their own: JSON, or plain text on a terminal. The thread
-    /// ends when nobody is left to log.
+    /// Lines to stdout, by a thread of their own. The thread ends when nobody is left to log.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn stdout(metrics: &Metrics) -> std::io::Result<(Self, JoinHandle<()>)> {
-        let outlet = Arc::new(Outlet::new(!std::io::stdout().is_terminal()));
-        let log = Self::new(To::Writer(Arc::new(Logging(Arc::clone(&outlet)))), metrics);
+    pub fn stdout(form: Form, metrics: &Metrics) -> std::io::Result<(Self, JoinHandle<()>)> {
+        let traces = matches!(form, Form::Cloud { .. });
+        let outlet = Arc::new(Outlet::new(form));
+        let to = To::Writer(Arc::new(Logging(Arc::clone(&outlet))));
+        let log = Self::new(to, traces, metrics);
         let writer = std::thread::Builder::new()
             .name("access-log".to_owned())
             .spawn(move || outlet.write_lines())?;
         Ok((log, writer))
     }
 
-    fn new(to: To, metrics: &Metrics) -> Self {
+    fn new(to: To, traces: bool, metrics: &Metrics) -> Self {
         Self {
             to,
+            traces,
+            well: Arc::default(),
             dropped: metrics.log_dropped.clone(),
         }
+    }
+
+    /// Whether the trace of a request is logged.
+    pub(super) fn traces(&self) -> bool {
+        self.traces
+    }
+
+    /// Whether this line of a request that went well is written, where one in `sample` is.
+    pub(super) fn is_due(&self, sample: u16) -> bool {
+        let before = || self.well.fetch_add(1, Ordering::Relaxed);
+        sample <= 1 || before().is_multiple_of(u64::from(sample))
     }
 
     pub(super) fn write(&self, line: &Entry<'_>) {
@@ -158,11 +209,11 @@ impl Drop for Logging {
 }
 
 impl Outlet {
-    fn new(json: bool) -> Self {
+    fn new(form: Form) -> Self {
         let waiting = Mutex::new(Waiting {
             text: Vec::new(),
             stamp: Stamp::default(),
-            json,
+            form,
             closed: false,
         });
         Self {
@@ -222,11 +273,7 @@ impl Outlet {
 
 impl Waiting {
     fn append(&mut self, line: &Entry<'_>) {
-        if self.json {
-            line.append_json(&mut self.text, &mut self.stamp);
-        } else {
-            line.append_plain(&mut self.text);
-        }
+        line.append(&self.form, &mut self.text, &mut self.stamp);
         self.text.push(b'\n');
     }
 }
@@ -245,9 +292,20 @@ impl Entry<'_> {
         }
     }
 
-    /// The line as serde writes it, in a third of the time: every request pays for this.
-    fn append_json(&self, to: &mut Vec<u8>, stamp: &mut Stamp) {
-        to.extend_from_slice(b"{\"time\":\"");
+    /// Appends the line in this form.
+    pub(super) fn append(&self, form: &Form, to: &mut Vec<u8>, stamp: &mut Stamp) {
+        match form {
+            Form::Plain => return self.append_plain(to),
+            Form::Json => to.push(b'{'),
+            Form::Cloud { project } => self.append_cloud(project.as_deref(), to),
+        }
+        self.append_fields(to, stamp);
+    }
+
+    /// The line as serde writes it, without its first brace, in a third of the time: every request
+    /// pays for this.
+    fn append_fields(&self, to: &mut Vec<u8>, stamp: &mut Stamp) {
+        to.extend_from_slice(b"\"time\":\"");
         stamp.append(self.time, to);
         text(to, b"\",\"request_id\":\"", &self.request_id);
         text(to, b"\",\"method\":\"", &self.method);
@@ -340,13 +398,13 @@ impl Serialize for Millis {
 
 /// Appends `before`, and then `value`, a word that needs no quoting: names, methods, ids and our own
 /// words have no quotes, backslashes or control characters.
-fn text(to: &mut Vec<u8>, before: &[u8], value: &str) {
+pub(super) fn text(to: &mut Vec<u8>, before: &[u8], value: &str) {
     to.extend_from_slice(before);
     to.extend_from_slice(value.as_bytes());
 }
 
 /// Appends `before`, and then `value` as JSON has it between quotes.
-fn quoted(to: &mut Vec<u8>, before: &[u8], value: &str) {
+pub(super) fn quoted(to: &mut Vec<u8>, before: &[u8], value: &str) {
     let plain = |byte: &u8| *byte >= 0x20 && *byte != b'"' && *byte != b'\\';
     if value.as_bytes().iter().all(plain) {
         return text(to, before, value);
@@ -357,7 +415,7 @@ fn quoted(to: &mut Vec<u8>, before: &[u8], value: &str) {
 }
 
 /// Appends `before`, and then `value` in decimal.
-fn number(to: &mut Vec<u8>, before: &[u8], mut value: u64) {
+pub(super) fn number(to: &mut Vec<u8>, before: &[u8], mut value: u64) {
     to.extend_from_slice(before);
     let mut digits = [b'0'; 20];
     let mut at = digits.len() - 1;
@@ -394,10 +452,10 @@ fn digit(value: u64) -> u8 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn line(time: &str, path: &'static str, micros: u64) -> Line {
+    pub(in crate::request) fn line(time: &str, path: &'static str, micros: u64) -> Line {
         Entry {
             time: time.parse().unwrap(),
             request_id: "00ff-1".into(),
@@ -415,6 +473,7 @@ mod tests {
             first_byte_ms: (micros > 0).then_some(Millis { micros }),
             total_ms: Millis { micros },
             end: "complete",
+            trace: None,
         }
     }
 
@@ -454,7 +513,7 @@ mod tests {
                 for micros in micros {
                     let line = line(time, path, micros);
                     let mut text = Vec::new();
-                    line.append_json(&mut text, &mut stamp);
+                    line.append(&Form::Json, &mut text, &mut stamp);
                     let want = serde_json::to_string(&line).unwrap();
                     assert_eq!(String::from_utf8(text).unwrap(), want);
                 }
@@ -472,7 +531,7 @@ mod tests {
 
     #[test]
     fn a_writer_that_does_not_keep_up_costs_lines_and_never_memory() {
-        let outlet = Outlet::new(true);
+        let outlet = Outlet::new(Form::Json);
         let line = line("2026-11-25T04:34:16Z", "/a", 1);
         let taken = std::iter::repeat_with(|| outlet.append(&line)).take_while(|taken| *taken);
         assert!(taken.count() > 1000);
@@ -481,7 +540,7 @@ mod tests {
 
     #[test]
     fn the_writer_ends_when_nobody_is_left_to_log() {
-        let outlet = Arc::new(Outlet::new(true));
+        let outlet = Arc::new(Outlet::new(Form::Json));
         let logging = Logging(Arc::clone(&outlet));
         drop(logging);
         assert!(!outlet.wait());

@@ -30,6 +30,7 @@ pub(super) async fn serve(
     let path: Arc<str> = request.uri().path().into();
     let asked = (request.method().clone(), Arc::clone(&path));
     let mut record = Record::begin(&proxy, id, Some(asked));
+    record.traced(request.headers());
     if let Err(refusal) = admit(&peer, &request) {
         peer.refused();
         return respond::refused(refusal, record);

@@ -8,34 +8,27 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::rt::Timer;
-use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep_until};
+use hyper::rt::{Sleep, Timer};
+use tokio::time::Instant;
 
-use crate::words::clock::Deadline;
+use crate::words::clock::Alarm;
 
-/// From when the time is over to when the connection is: enough for a turn of the reactor.
+/// From when a process that stood still looks at the bound to when it is over.
 const LAST_LOOK: Duration = Duration::from_millis(50);
 
 /// Makes the sleeps of one connection.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadTimer;
 
-pin_project! {
-    struct Bound {
-        #[pin]
-        sleep: Sleep,
-        is_last_look: bool,
-    }
-}
+struct Bound(Alarm);
 
 #[expect(clippy::disallowed_types, reason = "hyper's trait speaks of them")]
 impl Timer for HeadTimer {
-    fn sleep(&self, duration: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
         bound(Instant::now() + duration)
     }
 
-    fn sleep_until(&self, deadline: std::time::Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
+    fn sleep_until(&self, deadline: std::time::Instant) -> Pin<Box<dyn Sleep>> {
         bound(Instant::from_std(deadline))
     }
 
@@ -44,29 +37,20 @@ impl Timer for HeadTimer {
     }
 }
 
-fn bound(deadline: Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
-    Box::pin(Bound {
-        sleep: sleep_until(deadline),
-        is_last_look: false,
-    })
+fn bound(due: Instant) -> Pin<Box<dyn Sleep>> {
+    Box::pin(Bound(Alarm::at(due)))
 }
 
-impl hyper::rt::Sleep for Bound {}
+impl Sleep for Bound {}
 
 impl Future for Bound {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut this = self.project();
-        loop {
-            ready!(this.sleep.as_mut().poll(cx));
-            let late = this.sleep.deadline().elapsed();
-            if *this.is_last_look && !Deadline::is_frozen(late) {
-                return Poll::Ready(());
-            }
-            *this.is_last_look = true;
-            this.sleep.as_mut().reset(Instant::now() + LAST_LOOK);
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        while ready!(self.0.poll(cx)).is_some() {
+            self.0.set(Instant::now() + LAST_LOOK);
         }
+        Poll::Ready(())
     }
 }
 
@@ -81,10 +65,10 @@ mod tests {
     const LENGTH: Duration = Duration::from_secs(75);
 
     #[tokio::test(start_paused = true)]
-    async fn a_head_has_its_time_and_one_last_look() {
+    async fn a_head_has_its_time() {
         let began = Instant::now();
         HeadTimer.sleep(LENGTH).await;
-        assert_eq!(began.elapsed(), LENGTH + LAST_LOOK);
+        assert!(began.elapsed() >= LENGTH && began.elapsed() < LENGTH + LAST_LOOK);
     }
 
     #[tokio::test(start_paused = true)]
@@ -100,7 +84,7 @@ mod tests {
             }
             let began = Instant::now();
             bound.await;
-            assert_eq!(began.elapsed(), LAST_LOOK, "{late:?}");
+            assert!(began.elapsed() <= 2 * LAST_LOOK, "{late:?}");
         }
     }
 }

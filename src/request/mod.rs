@@ -13,6 +13,7 @@ mod beat;
 #[doc(hidden)]
 pub mod bench;
 mod call;
+mod cloud;
 mod connect;
 pub mod door;
 mod flow;
@@ -28,6 +29,7 @@ mod rewrite;
 mod rules;
 mod stream;
 mod token;
+mod trace;
 mod tunnel;
 
 use std::sync::Arc;

@@ -14,11 +14,12 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::Proxy;
-pub use super::access::{AccessLog, Line};
+pub use super::access::{AccessLog, Form, Line};
 use super::access::{Entry, Millis};
 use super::beat::Beats;
 use super::call::Call;
 use super::rules::Refusal;
+use super::trace::Trace;
 use crate::endpoint::live::Endpoint;
 use crate::plan::reason::Reason;
 use crate::words::names::ServiceName;
@@ -67,6 +68,9 @@ pub(super) struct Record {
     rest: Option<Arc<AtomicU64>>,
     bytes_out: u64,
     first_byte: Option<Duration>,
+    trace: Option<Trace>,
+    /// Of requests that went well, one in so many is logged.
+    sample: u16,
     ended: bool,
 }
 
@@ -90,6 +94,8 @@ impl Record {
             rest: None,
             bytes_out: 0,
             first_byte: None,
+            trace: None,
+            sample: 1,
             ended: false,
         }
     }
@@ -100,8 +106,16 @@ impl Record {
         record.refused(refusal.status(), refusal.word());
     }
 
+    /// Its headers say which trace it belongs to.
+    pub(super) fn traced(&mut self, headers: &HeaderMap) {
+        if self.proxy.log.traces() {
+            self.trace = Trace::of(headers);
+        }
+    }
+
     /// It matched a route.
     pub(super) fn matched(&mut self, call: &Call<'_>) {
+        self.sample = call.live.snapshot.log_sample;
         self.service = Some(call.service().name.clone());
         self.effect = call.meaning.effect.as_str();
         self.op = call.meaning.op;
@@ -215,7 +229,10 @@ impl Record {
         self.add_rest();
         let took = now.saturating_duration_since(self.began);
         self.count(end, took);
-        self.proxy.log.write(&self.line(end, took));
+        let well = end == End::Complete && self.status < 400;
+        if !well || self.proxy.log.is_due(self.sample) {
+            self.proxy.log.write(&self.line(end, took));
+        }
         self.leave();
     }
 
@@ -238,6 +255,7 @@ impl Record {
             first_byte_ms: self.first_byte.map(Millis::of),
             total_ms: Millis::of(took),
             end: end.as_str(),
+            trace: self.trace,
         }
     }
 

@@ -188,6 +188,29 @@ fn put(app: &App, name: &str, text: &str) {
 }
 
 #[tokio::test]
+async fn of_requests_that_go_well_one_in_so_many_is_logged_and_every_other_is() {
+    let stage = stage("log.sample = 5").await;
+    let mut client = stage.app.client().await;
+    for _ in 0..20 {
+        for path in ["/qdrant/collections", "/nowhere"] {
+            client.ask("GET", path, &[], b"").await;
+        }
+    }
+    let lines = stage.app.lines_after(24).await;
+    let of = |status| lines.iter().filter(|line| line.status == status).count();
+    assert_eq!((of(200), of(404), lines.len()), (4, 20, 24));
+    // At once without a restart: all of them.
+    stage.app.edit(|text| text.replace("log.sample = 5", ""));
+    config(&stage.app, |config| config["generation"] == 2).await;
+    for _ in 0..3 {
+        client.ask("GET", "/qdrant/collections", &[], b"").await;
+    }
+    assert_eq!(stage.app.lines_after(3).await.len(), 3);
+    drop(client);
+    stage.ends_clean().await;
+}
+
+#[tokio::test]
 async fn what_is_included_is_watched_and_is_one_with_the_file() {
     let stage = stage("").await;
     let app = &stage.app;

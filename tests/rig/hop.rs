@@ -199,7 +199,8 @@ impl fmt::Display for Hop {
 }
 
 impl Routing {
-    fn file(&self, rig: &Rig) -> String {
+    /// Its text.
+    pub(crate) fn file(&self, rig: &Rig) -> String {
         let Self {
             dial,
             hosts: [first, second],

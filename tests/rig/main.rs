@@ -4,6 +4,7 @@
 //! the app would: on a thread inside the container, with tailhop on 127.0.0.1:8484.
 
 mod admin;
+mod check;
 mod client;
 mod cost;
 mod dial;

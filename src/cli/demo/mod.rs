@@ -15,7 +15,7 @@ use std::fmt::Write as _;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::run::start_log;
+use super::log;
 use super::{FAILED, NO, say};
 use stage::{ACTIVE, Stage};
 
@@ -30,7 +30,7 @@ pub(super) struct Demo {
 impl Demo {
     pub(super) fn run(self) -> u8 {
         if std::env::var_os("LOG_LEVEL").is_some_and(|level| !level.is_empty()) {
-            start_log();
+            log::start();
         }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -2,7 +2,7 @@
 //!
 //! The proxy is the whole one, built from a file as `run` builds it, on threads of its own.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::config::Environment;
 use crate::config::defaults;
 use crate::reload::Inputs;
 use crate::reload::watch::Mode;
-use crate::request::record::AccessLog;
+use crate::request::record::{AccessLog, Form};
 use crate::words::clock::Clock;
 
 /// The Mac that is active at first.
@@ -252,8 +252,9 @@ fn switches(
 
 /// Starts the proxy on its two threads.
 fn start(app: App, lines: bool) -> io::Result<(watch::Sender<bool>, oneshot::Receiver<()>)> {
+    let form = Form::of(&Environment::default(), io::stdout().is_terminal());
     let log = if lines {
-        AccessLog::stdout(app.metrics())?.0
+        AccessLog::stdout(form, app.metrics())?.0
     } else {
         let (log, unread) = AccessLog::channel(app.metrics());
         thread::Builder::new()

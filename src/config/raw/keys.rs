@@ -61,6 +61,7 @@ pub(in crate::config) const ROOT: &[Row] = &[
         "{}",
         "who may ask the admin address for what",
     ),
+    row("log", Shape::Table(LOG), "{}", "the access lines"),
     row(
         "tailnet",
         Shape::Table(TAILNET),
@@ -151,6 +152,13 @@ const ADMIN: &[Row] = &[
         "names that `Host` may have, besides addresses, `localhost` and this machine's tailnet name",
     ),
 ];
+
+const LOG: &[Row] = &[row(
+    "sample",
+    Shape::Count,
+    "1",
+    "of requests that went well, one in so many has an access line; all others always have one",
+)];
 
 const TOKEN: &[Row] = &[
     need("secret", Shape::Secret, "where it is kept"),

@@ -14,7 +14,7 @@ pub(super) fn converted(shape: Shape, found: &DeValue<'_>, written: &str) -> Opt
         (Shape::Flag, DeValue::String(text)) if matches!(&**text, "true" | "false") => {
             Some(text.to_string())
         }
-        (Shape::Port, DeValue::String(text)) => {
+        (Shape::Port | Shape::Count, DeValue::String(text)) => {
             let port: u16 = text.parse().ok().filter(|port| *port > 0)?;
             Some(port.to_string())
         }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::meant;
 use super::secrets::sounds_secret;
@@ -184,8 +184,8 @@ impl<'w, 's> Walk<'w, 's> {
             }
             (Shape::Secrets, DeValue::Table(table)) => Some(self.secrets(table, path)),
             (Shape::Flag, DeValue::Boolean(flag)) => Some(Value::Flag(*flag)),
-            (Shape::Port, DeValue::Integer(number)) => {
-                self.port(number.as_str(), number.radix(), &span, path)
+            (Shape::Port | Shape::Count, DeValue::Integer(number)) => {
+                self.port(shape, number, &span, path)
             }
             (Shape::Moment, DeValue::Datetime(moment)) => {
                 self.moment(&moment.to_string(), &span, path)
@@ -298,14 +298,26 @@ impl<'w, 's> Walk<'w, 's> {
         self.bad(span, path, text, help, meant::date(text))
     }
 
-    fn port(&mut self, digits: &str, radix: u32, span: &Range<usize>, path: &str) -> Option<Value> {
+    /// A port or a count.
+    fn port(
+        &mut self,
+        shape: Shape,
+        number: &DeInteger<'_>,
+        span: &Range<usize>,
+        path: &str,
+    ) -> Option<Value> {
+        let (digits, radix) = (number.as_str(), number.radix());
+        let what = match shape {
+            Shape::Port => "port",
+            _ => "number",
+        };
         match u16::from_str_radix(digits, radix) {
             Ok(port) if port > 0 => Some(Value::Port(port)),
             _ => {
                 let written = self.text.get(span.clone()).unwrap_or(digits).to_owned();
                 self.problems
                     .at(codes::VALUE, span, format!("{path} cannot be {written}"))
-                    .help("write a port between 1 and 65535");
+                    .help(format!("write a {what} between 1 and 65535"));
                 None
             }
         }
@@ -455,6 +467,7 @@ fn expected(shape: Shape) -> (&'static str, &'static str) {
         Shape::Word(_) => ("a word in quotes", "\"..\""),
         Shape::Flag => ("true or false", "true"),
         Shape::Port => ("a number", "6333"),
+        Shape::Count => ("a number", "100"),
         Shape::Address => ("an address in quotes", "\"127.0.0.1:8484\""),
         Shape::Duration => ("a duration in quotes", "\"10s\""),
         Shape::Bound => ("a duration in quotes or \"none\"", "\"10s\""),

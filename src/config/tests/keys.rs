@@ -48,7 +48,7 @@ pub(super) fn example(path: &str) -> &'static str {
         _ if last == "methods" => "[\"PUT\"]",
         _ if last == "paths" => "[\"/y\"]",
         "services.N.kind" | "routes.service" => "\"qdrant\"",
-        "services.N.port" => "7",
+        "services.N.port" | "log.sample" => "7",
         "services.N.fallback" => "\"none\"",
         "services.N.backends" => "[\"N\"]",
         "routes.path" => "\"/other\"",
