@@ -98,6 +98,8 @@ def until_all_is_known_and_well(app_url: str) -> None:
 
 # What differs from run to run, by its key or by its form.
 MASKED_KEYS = {"instance", "version", "hash", "generation", "path"}
+# The same, whatever is in them: what happened so far, how fast, and by which path.
+MASKED_WHOLE = {"recent", "history", "repairs", "direct", "shields_up", "warning"}
 MASKED_FORMS = {
     "<time>": re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\S*"),
     "<hash>": re.compile(r"[0-9a-f]{64}"),
@@ -106,6 +108,8 @@ MASKED_FORMS = {
 
 def masked(value: object, key: str = "") -> object:
     match value:
+        case _ if key in MASKED_WHOLE:
+            return f"<{key}>"
         # A failure that is over, such as of the first probe; the verdict says whether it is.
         case {"text": str(), "at": str(), **more} if key == "last_error" and not more:
             return None
