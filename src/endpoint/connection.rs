@@ -23,10 +23,11 @@ use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::task::unconstrained;
+use tokio::time::Instant;
 
 use super::lost::{Lost, Waiting};
-use crate::words::clock::Deadline;
+use crate::words::clock::Alarm;
 use crate::words::outcome::{Failure, Kind};
 
 /// Bounds what one answer's head may hold in memory. hyper's own default is 408 KiB.
@@ -60,7 +61,7 @@ pub struct Rest {
     /// How long it may pause.
     idle: Duration,
     /// Exists only while a piece is waited for.
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Option<Alarm>,
 }
 
 /// Why a request body broke off.
@@ -221,13 +222,14 @@ impl Connection {
 
 /// Drives a connection until it ends or its endpoint is lost. The signal is looked at when it has
 /// news only: a task that is once in its list stays there, and this one is polled for every piece.
+/// Unconstrained, as a busy task whose turn is used up would be told to wait without being listed.
 async fn drive(connection: impl Future, until: Waiting) {
     let mut connection = pin!(connection);
     let mut news = until.clone();
-    let mut lost = pin!(async move {
+    let mut lost = pin!(unconstrained(async move {
         let mut until = until;
         until.lost().await;
-    });
+    }));
     let mut listed = false;
     poll_fn(|cx| {
         if connection.as_mut().poll(cx).is_ready() {
@@ -327,9 +329,10 @@ impl Rest {
     fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let idle = self.idle;
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(idle)));
-            ready!(timer.as_mut().poll(cx));
-            if !Deadline::is_frozen(timer.deadline().elapsed()) {
+            let timer = self
+                .timer
+                .get_or_insert_with(|| Alarm::at(Instant::now() + idle));
+            if ready!(timer.poll(cx)).is_none() {
                 return Poll::Ready(());
             }
             self.timer = None;
@@ -407,4 +410,37 @@ fn after(prefix: u64, rest: &SizeHint) -> SizeHint {
         hint.set_upper(upper.saturating_add(prefix));
     }
     hint
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::coop::has_budget_remaining;
+
+    use super::*;
+
+    /// A connection that uses up the whole turn of its task each time it is polled.
+    async fn busy() {
+        poll_fn(|cx| {
+            while has_budget_remaining() {
+                let mut turn = pin!(tokio::task::coop::consume_budget());
+                if turn.as_mut().poll(cx).is_pending() {
+                    break;
+                }
+            }
+            Poll::<()>::Pending
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_always_busy_ends_when_its_endpoint_is_lost() {
+        let lost = Lost::new();
+        let driven = tokio::spawn(drive(busy(), lost.wait()));
+        for _ in 0..3 {
+            tokio::task::yield_now().await;
+        }
+        lost.declare();
+        let ended = tokio::time::timeout(Duration::from_secs(1), driven).await;
+        assert!(ended.is_ok(), "it never heard");
+    }
 }

@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, unconstrained};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::warn;
 
@@ -109,7 +109,8 @@ async fn connection(
         .with_upgrades();
     let ended = {
         let mut news = News::of(&draining);
-        let mut may_end = pin!(may_end(&peer, &mut draining));
+        // Unconstrained: without a turn left it would be told to wait without being listed.
+        let mut may_end = pin!(unconstrained(may_end(&peer, &mut draining)));
         poll_fn(|cx| {
             if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
                 return Poll::Ready(ended);

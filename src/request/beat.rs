@@ -29,7 +29,8 @@ pub(super) struct Beats {
     wanted: Notify,
 }
 
-/// Which beat the task of a connection is to be woken at: once is enough for all that it waits for.
+/// Which beat the task of a connection is to be woken at: once is enough for all that it waits for,
+/// as the task polls all of it whenever it is woken, and stays the same as long as the connection.
 pub(super) struct Listed(AtomicU64);
 
 impl Beats {

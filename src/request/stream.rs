@@ -12,14 +12,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::beat::Beats;
 use super::peer::{Peer, Timer};
 use super::record::{End, Record};
 use crate::endpoint::connection::Connection;
 use crate::endpoint::live::Endpoint;
-use crate::words::clock::Deadline;
+use crate::words::clock::{Alarm, Deadline};
 use crate::words::outcome::{Failure, Kind};
 
 /// The body of an answer from upstream.
@@ -213,7 +213,7 @@ pub(super) struct Watch {
     last: Instant,
     /// Until which beat no timer is needed, once a piece was waited for.
     patience: Option<u64>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Option<Alarm>,
 }
 
 impl Watch {
@@ -247,40 +247,38 @@ impl Watch {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
         loop {
             let due = self.due();
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
-            ready!(timer.as_mut().poll(cx));
-            let fired = timer.deadline();
-            if let Some(failure) = self.late(fired) {
+            let timer = self.timer.get_or_insert_with(|| Alarm::at(due));
+            let frozen = ready!(timer.poll(cx));
+            if let Some(failure) = self.late(frozen) {
                 return Poll::Ready(failure);
             }
             let due = self.due();
             if let Some(timer) = self.timer.as_mut() {
-                timer.as_mut().reset(due);
+                timer.set(due);
             }
         }
     }
 
     fn due(&self) -> Instant {
         let idle = self.last + self.idle;
-        self.total
-            .map_or(idle, |total| idle.min(Instant::now() + total.left()))
+        self.total.map_or(idle, |total| idle.min(total.at()))
     }
 
-    /// What a timer that was due at `fired` tells. One that fires late tells of a frozen process:
-    /// what came meanwhile is still in the socket, so the body gets its time anew.
-    fn late(&mut self, fired: Instant) -> Option<Failure> {
-        if Deadline::is_frozen(fired.elapsed()) {
-            self.last = Instant::now();
-            self.total = self.total.map(|total| total.extended(fired.elapsed()));
-            return None;
+    /// What a timer that fired tells. One that fires late tells of a frozen process: what came
+    /// meanwhile is still in the socket, so the body gets its time anew.
+    fn late(&mut self, frozen: Option<Duration>) -> Option<Failure> {
+        let now = Instant::now();
+        if let Some(late) = frozen {
+            self.last = now;
+            self.total = self.total.map(|total| total.thawed(now, late));
         }
-        if self.total.is_some_and(|total| total.left().is_zero()) {
+        if self.total.is_some_and(|total| total.left_at(now).is_zero()) {
             return Some(Failure::answering(
                 Kind::TotalLate,
                 "the whole request took too long",
             ));
         }
-        let idle = self.last.elapsed() >= self.idle;
+        let idle = now.saturating_duration_since(self.last) >= self.idle;
         idle.then(|| Failure::answering(Kind::IdleLate, "the answer paused for too long"))
     }
 }

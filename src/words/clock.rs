@@ -3,15 +3,22 @@
 //! Wall time is a `jiff::Timestamp`, monotonic time a `tokio::time::Instant` (paused in tests).
 //! Nothing below `app` asks the system for the wall time; it asks a `Clock`.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::time::{Instant, sleep_until};
+use tokio::task::yield_now;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// A timer that fires this much after its instant tells of a frozen process, not of a busy one.
 const FROZEN: Duration = Duration::from_millis(200);
+/// Turns of the runtime in which sockets are read and those told who wait for what came.
+const LOOKS: usize = 2;
+/// The shortest timer there is.
+const TURN: Duration = Duration::from_millis(1);
 
 /// Where the wall time comes from.
 #[derive(Clone, Copy, Debug)]
@@ -65,29 +72,34 @@ impl Clock {
 ///
 /// When the process was frozen across it (SIGSTOP, Cloud Run between requests, a suspended VM),
 /// its timer fires before sockets are read: what was answered meanwhile would be thrown away
-/// (measured: 456 of 500). So a deadline that fires late adds the time that was lost, at most its
-/// own length, and waits again.
+/// (measured: 456 of 500). So a deadline that fires late adds the time that was lost, and enough to
+/// read what came. And none passes before the reactor ran once more: a freeze may end right after a
+/// timer was due.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     at: Instant,
-    length: Duration,
+    /// What may still be added to read what came: a process so starved that all its timers fire
+    /// late comes to an end, too.
+    spare: Duration,
 }
 
 impl Deadline {
     /// `length` from now.
     pub fn after(length: Duration) -> Self {
-        Self {
-            at: Instant::now() + length,
-            length,
-        }
+        Self::since(Instant::now(), length)
     }
 
     /// `length` from an instant that may lie behind us.
     pub fn since(began: Instant, length: Duration) -> Self {
         Self {
             at: began + length,
-            length,
+            spare: length,
         }
+    }
+
+    /// When it is.
+    pub fn at(&self) -> Instant {
+        self.at
     }
 
     /// What is left of it, in monotonic time.
@@ -100,17 +112,17 @@ impl Deadline {
         self.at.saturating_duration_since(now)
     }
 
-    /// Whether a timer that fires so `late` tells of a frozen process.
-    pub fn is_frozen(late: Duration) -> bool {
-        late >= FROZEN
-    }
-
-    /// The same deadline on a process that was frozen for `late`.
+    /// The same deadline on a process that was frozen and sees `now` that a timer fired `late`.
+    /// The timer may have been of the deadline itself, or not have existed during the freeze:
+    /// there is time to read what came in either case.
     #[must_use]
-    pub fn extended(self, late: Duration) -> Self {
+    pub fn thawed(self, now: Instant, late: Duration) -> Self {
+        let at = self.at + late;
+        let grace = (now + FROZEN).saturating_duration_since(at);
+        let grace = grace.min(self.spare);
         Self {
-            at: self.at + late.min(self.length),
-            length: self.length,
+            at: at + grace,
+            spare: self.spare.saturating_sub(grace),
         }
     }
 
@@ -122,17 +134,70 @@ impl Deadline {
 
     /// Returns when the deadline has passed on a process that was awake for it.
     pub async fn passed(mut self) {
-        while !self.tick(self.length).await {}
+        while !self.until(self.at).await {}
     }
 
     /// Waits for `at_most`, or until the deadline; whether the deadline has passed.
     pub async fn tick(&mut self, at_most: Duration) -> bool {
-        let due = self.at.min(Instant::now() + at_most);
+        self.until(self.at.min(Instant::now() + at_most)).await
+    }
+
+    async fn until(&mut self, due: Instant) -> bool {
         sleep_until(due).await;
-        if let Some(more) = granted(due.elapsed(), self.length) {
-            self.at += more;
+        let now = Instant::now();
+        let late = now.saturating_duration_since(due);
+        if late >= FROZEN {
+            *self = self.thawed(now, late);
         }
-        self.at <= Instant::now()
+        if self.at > now {
+            return false;
+        }
+        for _ in 0..LOOKS {
+            yield_now().await;
+        }
+        true
+    }
+}
+
+/// A timer for those who poll, which fires as a [`Deadline`] does.
+#[derive(Debug)]
+pub struct Alarm {
+    timer: Pin<Box<Sleep>>,
+    looked: bool,
+}
+
+impl Alarm {
+    /// One that fires at an instant.
+    pub fn at(due: Instant) -> Self {
+        Self {
+            timer: Box::pin(sleep_until(due)),
+            looked: false,
+        }
+    }
+
+    /// It fires at an instant instead.
+    pub fn set(&mut self, due: Instant) {
+        self.timer.as_mut().reset(due);
+        self.looked = false;
+    }
+
+    /// Ready when it fires: how late, on a process that was frozen across it. On one that was
+    /// awake it fires once the reactor ran after it was due.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Duration>> {
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            let now = Instant::now();
+            let late = now.saturating_duration_since(self.timer.deadline());
+            if late >= FROZEN {
+                return Poll::Ready(Some(late));
+            }
+            if self.looked {
+                return Poll::Ready(None);
+            }
+            // Whoever wakes itself may be polled before a socket is read; a timer is not.
+            self.timer.as_mut().reset(now + TURN);
+            self.looked = true;
+        }
     }
 }
 
@@ -182,21 +247,68 @@ fn stood_still(before: (Timestamp, Instant), now: (Timestamp, Instant)) -> Optio
     (lost >= Pulse::LATE).then_some(lost)
 }
 
-/// What a deadline of `length` gets on top when its timer fires `late`.
-fn granted(late: Duration, length: Duration) -> Option<Duration> {
-    (late >= FROZEN).then(|| late.min(length))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use super::*;
 
     #[test]
-    fn a_late_deadline_gets_back_what_a_freeze_took_but_not_more_than_its_length() {
+    fn a_freeze_gives_back_what_it_took_and_time_to_read() {
         let ms = Duration::from_millis;
-        assert_eq!(granted(ms(20), ms(2000)), None);
-        assert_eq!(granted(ms(700), ms(2000)), Some(ms(700)));
-        assert_eq!(granted(ms(60_000), ms(2000)), Some(ms(2000)));
+        let began = Instant::now();
+        // The deadline, when a timer was due, when it fired: the deadline then.
+        let rows = [
+            (4000, 1000, 6000, 9000),
+            (4000, 3900, 6000, 6200),
+            // The timer was its own, or there was none while the process was frozen.
+            (4000, 4000, 6000, 6200),
+            (4000, 6000, 6000, 6200),
+            (2000, 500, 60_000, 61_500),
+            (50, 50, 6000, 6050),
+        ];
+        for (at, due, fired, want) in rows {
+            let deadline = Deadline::since(began, ms(at));
+            let thawed = deadline.thawed(began + ms(fired), ms(fired - due));
+            assert_eq!(thawed.at - began, ms(want), "{at} {due} {fired}");
+        }
+    }
+
+    #[test]
+    fn time_to_read_is_given_for_at_most_the_length_of_a_deadline() {
+        let ms = Duration::from_millis;
+        let (mut now, length) = (Instant::now(), ms(1000));
+        let mut deadline = Deadline::since(now, length);
+        let given = std::iter::repeat_with(|| {
+            let due = deadline.at;
+            now = due + ms(300);
+            deadline = deadline.thawed(now, ms(300));
+            deadline.left_at(now)
+        });
+        let given: Vec<_> = given.take_while(|given| !given.is_zero()).collect();
+        assert_eq!(given, [ms(200); 5]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_behind_us_leaves_time_to_read_what_a_freeze_left_in_the_sockets() {
+        let began = Instant::now();
+        tokio::time::advance(Duration::from_secs(6)).await;
+        Deadline::since(began, Duration::from_secs(4))
+            .passed()
+            .await;
+        assert_eq!(began.elapsed().as_millis(), 6200);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_alarm_tells_a_freeze_and_fires_after_a_look_at_the_sockets() {
+        let began = Instant::now();
+        let mut alarm = Alarm::at(began + Duration::from_secs(1));
+        assert_eq!(poll_fn(|cx| alarm.poll(cx)).await, None);
+        assert_eq!(began.elapsed().as_millis(), 1001);
+        alarm.set(began + Duration::from_secs(2));
+        tokio::time::advance(Duration::from_secs(9)).await;
+        let late = poll_fn(|cx| alarm.poll(cx)).await;
+        assert_eq!(late.map(|late| late.as_millis()), Some(8001));
     }
 
     #[tokio::test(start_paused = true)]

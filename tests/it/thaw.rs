@@ -166,6 +166,38 @@ async fn no_answer_that_came_during_a_freeze_is_thrown_away() {
     app.stop().await;
 }
 
+/// The beats and timers of a process that goes on come before it has read its sockets.
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_read_that_came_during_a_freeze_which_ended_after_its_bound() {
+    let ms = Duration::from_millis;
+    let stage = stage("timeouts.head = \"2s\"\n").await;
+    // For how long it had waited, and how long the freeze was: it had no timer yet, its bound was
+    // long over, it was about to give up.
+    let rows = [
+        (ms(30), ms(2500)),
+        (ms(30), ms(60_000)),
+        (ms(1900), ms(1000)),
+    ];
+    for (waited, frozen) in rows {
+        let gate = Gate::closed();
+        let mac = &stage.macs.qdrant[0];
+        let before = mac.seen().len();
+        mac.once(answer(200, &[], b"{}").behind(&gate));
+        let mut waits = stage.app.client().await;
+        waits.request("PUT", WRITE, &[], b"{}").await;
+        mac.requests(before + 1).await;
+        stage.time.pass(waited).await;
+        stage.time.freeze(frozen).await;
+        // Three beats.
+        stage.time.pass(ms(60)).await;
+        gate.pass();
+        let answer = waits.coming("PUT").await.whole().await;
+        assert_eq!(answer.status(), 200, "{waited:?} {frozen:?}");
+        stage.time.pass(SECOND).await;
+    }
+    stage.ends_clean().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_first_requests_after_a_freeze_wait_for_the_repair() {
     for frozen in [30, 130, 600] {
