@@ -252,7 +252,8 @@ impl Gathering<'_> {
             (
                 codes::INCLUDE,
                 format!("include: {}", why.unwrap_or_default()),
-                "a path begins beside the file that it stands in".to_owned(),
+                "make it, or write another path, which begins beside the file that it stands in"
+                    .to_owned(),
             )
         })?;
         self.had.insert(identity.clone());

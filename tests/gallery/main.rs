@@ -1,4 +1,4 @@
-//! Forty broken files, what `tailhop check` says of each, and that its fix mends it.
+//! Forty-five broken files, what `tailhop check` says of each, and that its fix mends it.
 //!
 //! `NN-name.toml` is broken, `NN-name.txt` is the message, `NN-name.fixed.toml` what the edits of
 //! the JSON make of it, which must have no problem left, not even a warning. Lines that begin with
@@ -18,7 +18,7 @@ use serde_json::Value;
 /// Rounds of fixing: one fix may uncover the next.
 const ROUNDS: usize = 8;
 /// Of the gallery, those that no machine can mend.
-const BY_HAND_MOST: usize = 6;
+const BY_HAND_MOST: usize = 9;
 
 /// One broken file.
 struct Exhibit {
@@ -149,9 +149,9 @@ fn every_problem_has_a_text_that_says_what_to_do() {
 }
 
 #[test]
-fn there_are_forty_and_each_file_belongs_to_one() {
+fn there_are_forty_five_and_each_file_belongs_to_one() {
     let names: BTreeSet<_> = gallery().into_iter().map(|exhibit| exhibit.name).collect();
-    assert_eq!(names.len(), 40);
+    assert_eq!(names.len(), 45);
     for entry in fs::read_dir(folder()).unwrap() {
         let file = entry.unwrap().file_name().into_string().unwrap();
         let name = file.split('.').next().unwrap();
