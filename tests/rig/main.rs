@@ -5,10 +5,18 @@
 
 mod admin;
 mod client;
+mod container;
 mod dial;
 mod direct;
 mod faults;
 mod hop;
+#[path = "../container/image.rs"]
+#[allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "tests/container uses the rest, and its tests fail by it"
+)]
+mod image;
 mod janitor;
 mod load;
 mod mac;

@@ -320,7 +320,7 @@ fn routing(server: &str) -> String {
     )
 }
 
-fn folder(rig: &Rig, name: &str) -> PathBuf {
+pub(crate) fn folder(rig: &Rig, name: &str) -> PathBuf {
     use std::sync::atomic::{AtomicUsize, Ordering};
     static FOLDERS: AtomicUsize = AtomicUsize::new(1);
     let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
