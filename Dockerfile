@@ -12,9 +12,10 @@ ARG TAILSCALE_IMAGE=docker.io/tailscale/tailscale:v1.102.3
 FROM ${TAILSCALE_IMAGE} AS tailscale
 
 FROM ${RUST_IMAGE} AS build
+ARG REVISION
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked --bin tailhop
+RUN TAILHOP_COMMIT="${REVISION}" cargo build --release --locked --bin tailhop
 # The runtime: the binary and the few shared objects that it names, under one folder. Not static:
 # glibc looks names up by objects that it loads.
 RUN mkdir -p /out/usr/local/bin /out/etc/tailhop /out/etc/ssl/certs /out/usr/share/doc/tailhop /out/tmp \

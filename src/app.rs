@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::net::sockopt;
+use rustix::process::getpid;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -353,16 +354,25 @@ fn settings(store: &Store, socket: Option<&Path>) -> Settings {
 pub fn run(inputs: Inputs, instance: String, besides: Besides) -> Result<u8, StartError> {
     let descriptors = raise_descriptor_limit();
     let control = runtime().map_err(StartError::Machine)?;
-    control.block_on(async {
+    let ended = control.block_on(async {
         let environment = inputs.environment.clone();
         let form = Form::of(&environment, io::stdout().is_terminal());
+        let with_app = besides.app.is_some();
+        // To PID 1 a signal that it does not take is nothing, and no other one comes.
+        let early = (getpid().is_init())
+            .then(|| Signals::take(with_app))
+            .transpose();
+        let early = early.map_err(StartError::Machine)?;
         let app = App::build(inputs, Clock::system(), instance).await?;
         let (log, writer) = AccessLog::stdout(form, app.metrics()).map_err(StartError::Machine)?;
-        if besides.app.is_some() {
+        if with_app {
             app.leaves_port(&environment)?;
         }
         // Before anybody is told that we are there: who hears of it may end us at once.
-        let signals = Signals::take(besides.app.is_some()).map_err(StartError::Machine)?;
+        let signals = match early {
+            Some(signals) => signals,
+            None => Signals::take(with_app).map_err(StartError::Machine)?,
+        };
         let supervisor = Supervisor::plan(app.parts(), besides.app, descriptors).await;
         announce(&app);
         let (data, mut control, draining) = app.split(log);
@@ -376,7 +386,10 @@ pub fn run(inputs: Inputs, instance: String, besides: Besides) -> Result<u8, Sta
         let ended = supervisor.conduct(signals, serving).await;
         flush(&writer).await;
         ended.map_err(StartError::Machine)
-    })
+    });
+    // A file that is never read to its end must not hold the end up.
+    control.shutdown_background();
+    ended
 }
 
 /// Takes as many descriptors as it may have: each client is one, and each request one more. The

@@ -51,7 +51,7 @@ const ADMIN: &str = "127.0.0.1:9484";
 
 /// One local address for the models and vectors on your tailnet.
 #[derive(Parser)]
-#[command(name = "tailhop", version, about, max_term_width = 100)]
+#[command(name = "tailhop", version = env!("TAILHOP_VERSION"), about, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -32,6 +32,9 @@ const NOT_FOUND: u8 = 127;
 /// Between two looks at a child's memory, at first and at most: a dead one has none to look at.
 const MEMORY_LOOK: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
+/// So many are taken up before others have their turn: a child may make strangers without end.
+const AT_ONCE: usize = 64;
+
 /// What is to be started.
 #[derive(Clone, Debug)]
 pub(super) struct Spec {
@@ -78,7 +81,8 @@ impl Family {
     pub(super) fn new(descriptors: Option<u64>, strangers: bool) -> Self {
         Self {
             waiting: Arc::default(),
-            strangers: strangers && adopt(),
+            // As PID 1 they come to us in any case: those of health checks, too.
+            strangers: getpid().is_init() || (strangers && adopt()),
             descriptors,
         }
     }
@@ -141,15 +145,19 @@ impl Family {
         command
     }
 
-    /// Tells of every child that ended. To be called at each SIGCHLD.
-    pub(super) fn reap(&self) {
+    /// Tells of children that ended; whether there may be more of them. To be called at each
+    /// SIGCHLD, until there are none.
+    pub(super) fn reap(&self) -> bool {
         let mut waiting = self.waiting();
         if self.strangers {
-            while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+            for _ in 0..AT_ONCE {
+                let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) else {
+                    return false;
+                };
                 let status = ExitStatus::from_raw(status.as_raw());
                 tell(&mut waiting, pid, status);
             }
-            return;
+            return true;
         }
         let pids: Vec<_> = waiting.keys().copied().filter_map(Pid::from_raw).collect();
         for pid in pids {
@@ -157,6 +165,28 @@ impl Family {
                 let status = ExitStatus::from_raw(status.as_raw());
                 tell(&mut waiting, pid, status);
             }
+        }
+        false
+    }
+
+    /// Kills whom our children left behind in groups of their own, and who came to us for that, with
+    /// those that come to us then.
+    pub(super) async fn kill_strangers(&self) {
+        if !self.strangers {
+            return;
+        }
+        // One that starts others faster than this is left to whoever ends our container.
+        for _ in 0..20 {
+            self.reap();
+            let left = own_children();
+            if left.is_empty() {
+                return;
+            }
+            for pid in left {
+                // It may have ended a moment ago.
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            sleep(Duration::from_millis(5)).await;
         }
     }
 
@@ -213,6 +243,19 @@ impl Child {
         let seen = status.ok().and_then(|status| peak_in(&status));
         self.peak = self.peak.max(seen);
     }
+}
+
+/// The processes whose parent we are, where the system lists them.
+fn own_children() -> Vec<Pid> {
+    let tasks = std::fs::read_dir("/proc/self/task");
+    let of_tasks = tasks.into_iter().flatten().flatten();
+    let listed =
+        of_tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    let pids = |listed: String| {
+        let pids = listed.split_whitespace().filter_map(|pid| pid.parse().ok());
+        pids.filter_map(Pid::from_raw).collect::<Vec<_>>()
+    };
+    listed.flat_map(pids).collect()
 }
 
 /// The peak of resident memory in `/proc/PID/status`, in bytes.

@@ -40,6 +40,8 @@ const LOGIN_PAUSE: Duration = Duration::from_secs(10);
 const LOGIN_PAUSE_MAX: Duration = Duration::from_mins(5);
 /// What it may take of memory before its garbage is collected harder: 35 MiB were measured idle.
 const MEMORY: (u64, u64) = (64 << 20, 256 << 20);
+/// A longer path leaves no room for the name of a socket in it (107 bytes in all).
+const FOLDER_MAX: usize = 90;
 /// Variables that it may need. Those of Tailscale come too, but for the credentials.
 const NEEDED: [&str; 13] = [
     "PATH",
@@ -175,7 +177,7 @@ impl Daemon {
         let pipe = one.child.words.take();
         let heard = tokio::spawn(async move { hears.hear(NAME, pipe).await });
         let over = {
-            let mut login = pin!(self.stay_logged_in(shown));
+            let mut login = pin!(self.stay_logged_in(shown, &one.words));
             loop {
                 tokio::select! {
                     biased;
@@ -196,14 +198,14 @@ impl Daemon {
     }
 
     /// Logs in, and again when that is lost. Never returns.
-    async fn stay_logged_in(&self, shown: &mut children::Child) {
+    async fn stay_logged_in(&self, shown: &mut children::Child, words: &Words) {
         let api = LocalApi::new(&self.socket);
         let mut changes = self.tailnet.changes();
         let mut pause = LOGIN_PAUSE;
         let began = Instant::now();
         loop {
             let login = self.store.live().snapshot.run.login.clone();
-            match self.log_in(&login, &api).await {
+            match self.log_in(&login, &api, words).await {
                 Ok(()) => {
                     let ms = began.elapsed().as_millis();
                     info!(
@@ -258,7 +260,7 @@ impl Daemon {
         }
     }
 
-    async fn log_in(&self, login: &Login, api: &LocalApi) -> Result<(), String> {
+    async fn log_in(&self, login: &Login, api: &LocalApi, words: &Words) -> Result<(), String> {
         let told = std::sync::Mutex::new(String::new());
         let trouble = |why: String| {
             let mut told = told
@@ -276,6 +278,7 @@ impl Daemon {
             socket: &self.socket,
             tailscaled: &self.program,
             family: &self.family,
+            words,
             trouble: &trouble,
         };
         attempt.run().await
@@ -459,6 +462,9 @@ impl Folder {
         let random = RandomState::new().hash_one(std::process::id()) & 0xffff_ffff;
         for place in places {
             let folder = place.join(format!("tailhop-{random:08x}"));
+            if !place.is_absolute() || folder.as_os_str().len() > FOLDER_MAX {
+                continue;
+            }
             if fs::DirBuilder::new().mode(0o700).create(&folder).is_ok() {
                 return Ok(Self(folder));
             }
@@ -631,7 +637,11 @@ mod tests {
         // Not even root can make a folder in a file.
         let read_only = disk.path().join("file");
         fs::write(&read_only, "").unwrap();
-        let folder = Folder::create_in([read_only.clone(), disk.path().into()]).unwrap();
+        let long = disk.path().join("x".repeat(FOLDER_MAX));
+        fs::create_dir(&long).unwrap();
+        // An empty variable is a place, too.
+        let places = ["".into(), read_only.clone(), long, disk.path().into()];
+        let folder = Folder::create_in(places).unwrap();
         let path = folder.0.clone();
         assert_eq!(path.parent(), Some(disk.path()));
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);

@@ -30,6 +30,8 @@ const LATER_LOOK: Duration = Duration::from_millis(250);
 const LATE: Duration = Duration::from_secs(20);
 /// How long the first read of a secret is tried again: a mounted secret may fail at first.
 const READ_TRIES: Duration = Duration::from_secs(10);
+/// No key is so long, and a pipe holds it.
+const KEY_MAX: u64 = 16 * 1024;
 const BETWEEN_READS: Duration = Duration::from_millis(250);
 /// The program `tailscale` may take so long, tokens and all.
 const PROGRAM: Duration = Duration::from_secs(40);
@@ -45,6 +47,8 @@ pub(super) struct Attempt<'a> {
     pub(super) socket: &'a Path,
     pub(super) tailscaled: &'a Path,
     pub(super) family: &'a Family,
+    /// What that tailscaled says.
+    pub(super) words: &'a Words,
     /// Takes what is wrong for as long as it is.
     pub(super) trouble: &'a (dyn Fn(String) + Sync),
 }
@@ -86,6 +90,7 @@ impl Attempt<'_> {
             Credential::Identity { .. } => self.by_program(credential, None).await?,
             Credential::Env(..) | Credential::File(_) => {
                 let secret = read(credential).await?;
+                self.words.withhold(&secret);
                 if secret.expose().starts_with("tskey-client-") {
                     self.by_program(credential, Some(secret)).await?;
                 } else {
@@ -121,6 +126,7 @@ impl Attempt<'_> {
         secret: Option<Secret>,
     ) -> Result<(), String> {
         let program = tailscale_beside(self.tailscaled)?;
+        let withheld = secret.clone();
         let spec = Spec {
             called: program.clone().into(),
             program,
@@ -133,6 +139,9 @@ impl Attempt<'_> {
         let mut child = (self.family.start(&spec))
             .map_err(|error| format!("cannot start {}: {error}", spec.program.display()))?;
         let words = Words::default();
+        if let Some(secret) = &withheld {
+            words.withhold(secret);
+        }
         let hears = words.hear("tailscale", child.words.take());
         let ended = async { tokio::join!(child.ended(), hears).0 };
         let Ok(exit) = timeout(PROGRAM, ended).await else {
@@ -159,10 +168,11 @@ impl Attempt<'_> {
                     Progress::Running => return Ok(()),
                     Progress::Wait => {}
                     Progress::Trouble(Trouble::Refused(said)) => {
-                        return Err(refused(credential, self.login, &said));
+                        return Err(refused(credential, self.login, &self.words.clean(&said)));
                     }
                     Progress::Trouble(Trouble::Unapproved) => (self.trouble)(UNAPPROVED.to_owned()),
                     Progress::Trouble(Trouble::Unreachable(said)) => {
+                        let said = self.words.clean(&said);
                         (self.trouble)(unreachable(self.login, &said, Timestamp::now()));
                     }
                 }
@@ -189,7 +199,8 @@ fn pace(began: Instant) -> Duration {
 /// The secret. A file is read again until it can be, for a while.
 async fn read(credential: &Credential) -> Result<Secret, String> {
     let (path, began) = match credential {
-        Credential::Env(_, Some(secret)) => return Ok(secret.clone()),
+        // A line end is easily stored along.
+        Credential::Env(_, Some(secret)) => return Ok(Secret::new(secret.expose().trim())),
         Credential::Env(name, None) => {
             return Err(format!(
                 "tailnet.auth_key: the environment variable {name} is not set, or empty"
@@ -199,10 +210,15 @@ async fn read(credential: &Credential) -> Result<Secret, String> {
         Credential::File(path) => (path, Instant::now()),
     };
     loop {
-        let why = match std::fs::read_to_string(path) {
-            Ok(text) if !text.trim().is_empty() => return Ok(Secret::new(text.trim())),
-            Ok(_) => "it is empty".to_owned(),
-            Err(error) => error.to_string(),
+        let file = path.clone();
+        // A mounted secret may come over a network: nothing else waits for it.
+        let read = tokio::task::spawn_blocking(move || beginning(&file));
+        let why = match timeout(READ_TRIES, read).await {
+            Ok(Ok(Ok(text))) if !text.trim().is_empty() => return Ok(Secret::new(text.trim())),
+            Ok(Ok(Ok(_))) => "it is empty".to_owned(),
+            Ok(Ok(Err(error))) => error.to_string(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it is not read to its end".to_owned(),
         };
         if began.elapsed() >= READ_TRIES {
             return Err(format!("tailnet.auth_key: {}: {why}", path.display()));
@@ -210,6 +226,14 @@ async fn read(credential: &Credential) -> Result<Secret, String> {
         info!(file = %path.display(), why, "the auth key cannot be read yet");
         sleep(BETWEEN_READS).await;
     }
+}
+
+/// The text of a file, as far as a key could reach.
+fn beginning(file: &Path) -> std::io::Result<String> {
+    use std::io::Read as _;
+    let mut text = String::new();
+    (std::fs::File::open(file)?.take(KEY_MAX)).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// `ipn.Options`: the key, and all preferences; those that are left out are off.

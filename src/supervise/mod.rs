@@ -133,6 +133,9 @@ impl Supervisor {
             },
         };
         let any = app.is_some() || daemon.is_some();
+        if any {
+            hide();
+        }
         Self {
             parts,
             app,
@@ -186,6 +189,7 @@ impl Supervisor {
             }
         };
         reaper.abort();
+        family.kill_strangers().await;
         match cause {
             Cause::Failed(error) => Err(error),
             Cause::Told(_) | Cause::AppEnded => Ok(code),
@@ -397,6 +401,17 @@ impl Stop {
     }
 }
 
+/// Lets no process of our user read our memory and our environment, where the auth key may be: the
+/// app's is without it.
+fn hide() {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        // Where that is not to be had, it is as with any process.
+        let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    }
+}
+
 /// Takes each further signal for impatience.
 async fn hurries(
     signals: &mut Signals,
@@ -416,7 +431,9 @@ fn reap(family: Family) -> io::Result<impl Future<Output = ()>> {
     let mut ended = signal(SignalKind::child())?;
     Ok(async move {
         while ended.recv().await.is_some() {
-            family.reap();
+            while family.reap() {
+                tokio::task::yield_now().await;
+            }
         }
     })
 }

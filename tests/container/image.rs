@@ -160,20 +160,17 @@ impl Running {
         first(self.0.id())
     }
 
-    /// Runs a program of the image beside it until that succeeds; what it said then.
-    pub(crate) fn until_says(&self, image: &Image, program: &[&str]) -> String {
+    /// Runs a program in it, as its user, until that succeeds; what it said then.
+    pub(crate) fn until_says(&self, program: &[&str]) -> String {
         let deadline = SystemTime::now() + PATIENCE;
         loop {
             let said = self.pid().and_then(|pid| {
                 let mut beside = Command::new("nsenter");
-                beside
-                    .arg(format!("--target={pid}"))
-                    .args(["--net", "--", "chroot"]);
-                beside
-                    .arg("--userspec=65532:65532")
-                    .arg(&image.root)
-                    .args(program);
+                beside.arg(format!("--target={pid}"));
+                beside.args("--mount --pid --net --ipc --uts --root --wd".split(' '));
+                beside.args(["--setgid=65532", "--setuid=65532", "--"]);
                 let output = beside
+                    .args(program)
                     .output()
                     .ok()
                     .filter(|output| output.status.success())?;

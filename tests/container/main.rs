@@ -48,7 +48,7 @@ fn the_sidecar_is_small_and_says_what_it_is_and_runs_on_a_root_that_it_cannot_wr
     }
 
     let mut running = image.run(Net::Own, &[("ACTIVE_BACKEND", "macbook-m1")]);
-    assert_eq!(running.until_says(&image, &HEALTH), "live\n");
+    assert_eq!(running.until_says(&HEALTH), "live\n");
     assert_eq!(running.status("Uid"), "65532", "it is not root");
     assert!(
         !running.can_write("/etc/tailhop/x"),
@@ -79,14 +79,24 @@ fn the_example_app_of_the_image_starts_on_a_root_that_it_cannot_write() {
     assert!(version.status.success(), "{version:?}");
     tell(&format!("app: {} bytes unpacked", image.size()));
 
-    let mut running = image.run(Net::Own, &[("PORT", "9090")]);
+    let mut running = image.run(
+        Net::Own,
+        &[("PORT", "9090"), ("TS_AUTHKEY", "tskey-auth-x")],
+    );
     let ask = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9090/health').read())";
-    let said = running.until_says(&image, &["/venv/bin/python", "-c", ask]);
+    let said = running.until_says(&["/venv/bin/python", "-c", ask]);
     assert!(said.contains("\"tailnet\":false"), "{said}");
-    assert_eq!(running.until_says(&image, &HEALTH), "live\n");
-    let said = running.until_says(&image, &["/usr/local/bin/tailhop", "status"]);
-    // Its own tailscaled runs on this root, and says what it lacks.
-    assert!(said.contains("there is nothing to log in with"), "{said}");
+    assert_eq!(running.until_says(&HEALTH), "live\n");
+    // Its own tailscaled runs on this root, and has nobody to log in to.
+    let said = running.until_says(&["/usr/local/bin/tailhop", "status"]);
+    assert!(said.contains("child    tailscaled starting"), "{said}");
+    // The app has the user of PID 1, and what admits the machine to the tailnet is not the app's.
+    let peek = "import os\nfor of in ('environ', 'mem'):\n    try: open(f'/proc/1/{of}', 'rb').read(1)\n    \
+        except PermissionError: print(of, os.getuid())";
+    assert_eq!(
+        running.until_says(&["/venv/bin/python", "-c", peek]),
+        "environ 65532\nmem 65532\n"
+    );
     assert_eq!(running.status("Uid"), "65532", "it is not root");
     assert!(!running.can_write("/app/x"), "the root can be written");
     assert_eq!(running.end(), 0);

@@ -6,11 +6,19 @@
 mod admin;
 mod check;
 mod client;
+mod container;
 mod cost;
 mod dial;
 mod direct;
 mod faults;
 mod hop;
+#[path = "../container/image.rs"]
+#[allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "tests/container uses the rest, and its tests fail by it"
+)]
+mod image;
 mod janitor;
 mod load;
 mod mac;

@@ -191,6 +191,26 @@ fn a_control_server_that_does_not_answer_is_named() {
     });
 }
 
+#[test]
+fn the_shields_of_ours_are_down_for_as_long_as_somebody_may_come_in() {
+    on_rig(async |rig| {
+        // Where tailscaled hands nothing.
+        let closed = routing(&control()).replace(&DATA.to_string(), "127.0.0.2:8484");
+        let open = format!("{closed}[admin]\ntailnet = [\"ops@example.com\"]\n");
+        let run = Container::with(rig, &open, "rig");
+        run.until_ready().await;
+        for (text, up) in [(&open, false), (&closed, true), (&open, false)] {
+            std::fs::write(run.folder.join("routing.toml"), text).expect("a file");
+            let what = format_args!("shields up: {up}\n{run}");
+            eventually(what, Duration::from_secs(30), async || {
+                let status = client::get(ADMIN, "/status").await.ok()?.json();
+                (status["tailnet"]["shields_up"] == up).then_some(())
+            })
+            .await;
+        }
+    });
+}
+
 /// A `tailhop run` with an app, in the container.
 struct Container {
     process: Process,
@@ -199,9 +219,13 @@ struct Container {
 
 impl Container {
     fn start(rig: &Rig, server: &str, key: &str) -> Self {
+        Self::with(rig, &routing(server), key)
+    }
+
+    fn with(rig: &Rig, routing: &str, key: &str) -> Self {
         let folder = folder(rig, "run");
         let config = folder.join("routing.toml");
-        std::fs::write(&config, routing(server)).expect("routing.toml can be written");
+        std::fs::write(&config, routing).expect("routing.toml can be written");
         let path = std::env::var("PATH").unwrap_or_default();
         let path = format!("{}:{path}", rig.cr.binaries().display());
         let mut command = Command::new(binary());
@@ -320,7 +344,7 @@ fn routing(server: &str) -> String {
     )
 }
 
-fn folder(rig: &Rig, name: &str) -> PathBuf {
+pub(crate) fn folder(rig: &Rig, name: &str) -> PathBuf {
     use std::sync::atomic::{AtomicUsize, Ordering};
     static FOLDERS: AtomicUsize = AtomicUsize::new(1);
     let number = FOLDERS.fetch_add(1, Ordering::Relaxed);

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A stand-in for the app: writes what happens to it into the file it is told, and ends as told.
 
-    app.py DID [fail=CODE] [deaf] [asks=URL]
+    app.py DID [fail=CODE] [code=CODE] [deaf] [asks=URL] [storm] [escape] [orphan]
 
 `asks`: on SIGTERM it asks the URL, reads the answer to its end, and only then leaves, as a server
 that drains does.
@@ -43,6 +43,24 @@ secret = "with" if "TS_AUTHKEY" in os.environ else "without"
 did(f"started {os.getpid()} limit {limit} group {own_group} {secret} key")
 if "fail" in WORDS:
     sys.exit(int(WORDS["fail"]))
+if "storm" in WORDS:
+    # Strangers without end.
+    while True:
+        if os.fork() == 0:
+            os.fork()
+            os._exit(0)
+        os.wait()
+if "escape" in WORDS:
+    # Somebody in a session of its own who hears nothing.
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            did(f"escaped {os.getpid()}")
+            while True:
+                signal.pause()
+        os._exit(0)
+    os.wait()
 if "orphan" in WORDS:
     # A grandchild whose parent is gone: it comes to tailhop, and ends there.
     if os.fork() == 0:
