@@ -214,7 +214,8 @@ async function isRefusedWhenStale(page) {
   await says(page, "reason: I was first");
   await page.click("#yes");
   await says(page, "Not done: the file is not the one that you saw");
-  await says(page, 'a new pin to mac-dev1 until ');
+  const said = await page.locator("#said").innerText();
+  assert.match(said, /meanwhile: .*mac-dev1.*"ADMIN_API_KEY".*I was first/);
   await visitor.accessible(page, "refused");
   await order("unpin", {});
   await says(page, "No order holds.");

@@ -60,7 +60,10 @@ const QUESTIONS: [Question; 5] = [
                     "mac-dev1 is active",
                 ],
             ),
-            ("tailhop unpin", &["is gone", "macbook-m1 is active"]),
+            (
+                "tailhop unpin",
+                &["confirmed: generation 3", "macbook-m1 is active"],
+            ),
             (
                 "tailhop status --history",
                 &["macbook-m1 -> mac-dev1 (pin by kim): macbook-m1 gets an update"],
