@@ -29,6 +29,7 @@ pin_project! {
     }
 }
 
+#[expect(clippy::disallowed_types, reason = "hyper's trait speaks of them")]
 impl Timer for HeadTimer {
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
         bound(Instant::now() + duration)
