@@ -57,7 +57,7 @@ async fn two_hundred_at_once_leave_no_more_than_the_cap_behind() {
         stage.macs.ollama[0].open() <= IDLE_MOST
     })
     .await;
-    stage.time.pass(std::time::Duration::from_secs(70)).await;
+    stage.time.pass(Duration::from_secs(70)).await;
     let metrics = stage.app.metrics().await;
     assert_eq!(
         metrics.sum("tailhop_pool_connections", &[]),
