@@ -740,6 +740,42 @@ fn an_order_is_confirmed_by_the_running_instance_and_taken_back_without_a_trace(
 }
 
 #[test]
+fn an_order_edits_the_file_of_the_running_instance_and_no_other_one() {
+    let mac = mac();
+    let folder = Folder::with(&two_macs(mac.port()));
+    let other = Folder::with(&two_macs(9));
+    let (used, before) = (
+        fs::read_to_string(folder.file()).unwrap(),
+        fs::read_to_string(other.file()).unwrap(),
+    );
+    let running = Running::start(tailhop(["run", "--config"]).arg(folder.file()).take());
+    let admin = running.admin.to_string();
+    let pin = ["pin", "mac-dev1", "--for", "2h", "--reason", "an update"];
+
+    let told = text(&ended(order(&other, &admin, &pin), 1).stderr);
+    let path = folder.file().display().to_string();
+    for words in ["nothing was changed", &format!("--config {path}")] {
+        assert!(told.contains(words), "{words} is not in\n{told}");
+    }
+    assert_eq!(fs::read_to_string(other.file()).unwrap(), before);
+
+    // Nobody said which file, and another one stands where it is looked for.
+    let file = other.file();
+    let here = file.parent().unwrap();
+    fs::create_dir(here.join("config")).unwrap();
+    fs::copy(other.file(), here.join("config/routing.toml")).unwrap();
+    for arguments in [&pin[..], &["unpin"]] {
+        let arguments = arguments.iter().copied().chain(["--admin", &admin]);
+        let mut order = tailhop(arguments);
+        order.current_dir(here);
+        assert!(text(&ended(order, 0).stdout).contains("confirmed: generation"));
+    }
+    assert_eq!(fs::read_to_string(folder.file()).unwrap(), used);
+    let untouched = fs::read_to_string(here.join("config/routing.toml")).unwrap();
+    assert_eq!(untouched, before);
+}
+
+#[test]
 fn an_order_that_cannot_be_carried_out_says_why_and_changes_nothing() {
     let folder = Folder::with(&two_macs(9));
     let before = fs::read_to_string(folder.file()).unwrap();
