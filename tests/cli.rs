@@ -689,6 +689,27 @@ fn status_health_and_explain_ask_the_running_instance() {
     );
 }
 
+#[test]
+fn status_watch_tells_what_changes_and_outlives_the_instance() {
+    let mac = mac();
+    let folder = Folder::with(&two_macs(mac.port()));
+    let running = Running::start(tailhop(["run", "--config"]).arg(folder.file()).take());
+    let admin = running.admin.to_string();
+    let mut watch = tailhop(["status", "--watch", "--admin", &admin]);
+    let mut watch = Killed(watch.stdout(Stdio::piped()).spawn().unwrap());
+    let shown = lines(watch.0.stdout.take().unwrap());
+    let until = |words: &str| {
+        while !shown.recv_timeout(PATIENCE).unwrap().contains(words) {}
+    };
+    until("ollama: macbook-m1 is active");
+    let pin = ["pin", "mac-dev1", "--for", "2h", "--reason", "an update"];
+    ended(order(&folder, &admin, &pin), 0);
+    until("ollama: mac-dev1 is active (pinned by ann");
+    drop(running);
+    until("no answer: ");
+    assert!(watch.0.try_wait().unwrap().is_none(), "it looks on");
+}
+
 /// An order with this file and this instance.
 fn order<'a>(folder: &Folder, admin: &'a str, arguments: &[&'a str]) -> Command {
     let mut command = tailhop(arguments.iter().copied().chain(["--admin", admin]));
