@@ -67,6 +67,22 @@ enum Confirmation {
 }
 
 impl Common {
+    /// Those of an order that another command gives.
+    pub(super) fn of(config: super::ConfigArg) -> Self {
+        Self {
+            admin: AdminArg {
+                config,
+                admin: std::env::var("TAILHOP_ADMIN")
+                    .ok()
+                    .and_then(|address| address.parse().ok()),
+            },
+            base: None,
+            by: None,
+            no_wait: false,
+            json: false,
+        }
+    }
+
     /// Carries out what `order` makes of the configuration and the time.
     pub(super) fn carry_out(
         &self,
