@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod binary;
+mod engine;
 mod qdrant;
 mod refused;
 mod stops;
