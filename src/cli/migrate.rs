@@ -71,6 +71,9 @@ pub(super) struct Migrate {
     /// --writes`.
     #[arg(long)]
     pin: bool,
+    /// Do not wait until a running instance confirms the pin.
+    #[arg(long, requires = "pin")]
+    no_wait: bool,
     /// The service, where the configuration has several of kind `qdrant`.
     #[arg(long, value_name = "NAME")]
     service: Option<String>,
@@ -169,7 +172,7 @@ impl Migrate {
 
     fn give_order(&self, service: String, backend: String) -> u8 {
         let from = self.from.clone();
-        Common::of(self.config.clone()).carry_out(|_, _| {
+        Common::of(self.config.clone(), self.no_wait).carry_out(|_, _| {
             Ok(Order::Pin {
                 to: backend,
                 until: None,

@@ -68,7 +68,7 @@ enum Confirmation {
 
 impl Common {
     /// Those of an order that another command gives.
-    pub(super) fn of(config: super::ConfigArg) -> Self {
+    pub(super) fn of(config: super::ConfigArg, no_wait: bool) -> Self {
         Self {
             admin: AdminArg {
                 config,
@@ -78,7 +78,7 @@ impl Common {
             },
             base: None,
             by: None,
-            no_wait: false,
+            no_wait,
             json: false,
         }
     }
