@@ -133,14 +133,10 @@ impl Migrate {
         let came = block_on(async { Ok(self.migrate(sides, Arc::clone(&record)).await) });
         let code = match came.unwrap_or_else(|error| Err(Stop::Failed(error))) {
             Ok(report) => self.tell(&report),
-            Err(Stop::Refused(why)) => {
-                let help = "--replace makes the target the same";
-                let more = if self.replace {
-                    String::new()
-                } else {
-                    format!("\nhelp: {help}")
-                };
-                complain(&(why + &more), NO)
+            Err(Stop::Refused(why)) => complain(&why, NO),
+            Err(Stop::Differs(why)) if self.replace => complain(&why, NO),
+            Err(Stop::Differs(why)) => {
+                complain(&(why + "\nhelp: --replace makes the target the same"), NO)
             }
             Err(Stop::Failed(why)) => {
                 let begun = matches!(StateFile::at(&self.state).read(), Ok(Some(_)));

@@ -289,7 +289,7 @@ impl Site {
 }
 
 fn refused(stop: &Stop, id: PointId) -> Stop {
-    let (Stop::Failed(words) | Stop::Refused(words)) = stop;
+    let (Stop::Failed(words) | Stop::Refused(words) | Stop::Differs(words)) = stop;
     Stop::Failed(format!("point {id}: {words}"))
 }
 
@@ -366,7 +366,10 @@ impl<'a> Reader<'a> {
                     self.pages.came(page.points.len(), answer.len());
                     return self.cut(page).map(Some);
                 }
-                Err(trouble @ Trouble::TooMuch(_)) => {
+                // Strict mode bounds how many points may be asked for, and says 400.
+                Err(
+                    trouble @ (Trouble::TooMuch(_) | Trouble::Answer(StatusCode::BAD_REQUEST, _)),
+                ) => {
                     if !self.pages.was_too_much() {
                         return Err(self.site.stop(&trouble));
                     }

@@ -102,7 +102,7 @@ impl Run {
         }
         if !refused.is_empty() {
             refused.push("nothing was changed".to_owned());
-            return Err(Stop::Refused(refused.join("\n")));
+            return Err(Stop::Differs(refused.join("\n")));
         }
         for looked in all {
             report.add(if self.wanted.dry_run {
@@ -169,7 +169,7 @@ impl Run {
         let job = self.job(name);
         let info = self.source_info(name).await?;
         if let Err(why) = shape::create(&info) {
-            return Ok(Err(vec![why]));
+            return Err(Stop::Refused(format!("{name}: {why}; nothing was changed")));
         }
         let there = self.target.info(name).await?;
         let shapes = there

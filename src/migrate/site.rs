@@ -66,8 +66,10 @@ pub struct Address {
 /// Why the run ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// It must not go on: a person has to decide.
+    /// It must not go on, whatever was ordered.
     Refused(String),
+    /// The target has something else, which may be replaced only on order.
+    Differs(String),
     /// It cannot go on: a side does not answer, or refuses; `--resume` goes on later.
     Failed(String),
 }

@@ -202,6 +202,13 @@ fn refused(came: Result<Report, Stop>) -> String {
     }
 }
 
+fn differs(came: Result<Report, Stop>) -> String {
+    match came {
+        Err(Stop::Differs(why)) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
 fn failed(came: Result<Report, Stop>) -> String {
     match came {
         Err(Stop::Failed(why)) => why,

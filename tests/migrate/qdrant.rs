@@ -59,6 +59,8 @@ pub(crate) struct Store {
     pub(crate) key: Option<&'static str>,
     /// More bytes than this in one upsert are refused with this status.
     pub(crate) too_large: Option<(usize, u16)>,
+    /// Strict mode: more points than this are not scrolled at once.
+    pub(crate) most_scrolled: Option<u64>,
     /// Points of all upserts.
     pub(crate) upserted: usize,
 }
@@ -228,6 +230,10 @@ impl Store {
                     && body.len() > most
                 {
                     return Err((status, "Payload reached size limit".to_owned()));
+                }
+                let asked = json["limit"].as_u64();
+                if rest == ["points", "scroll"] && asked > self.most_scrolled.or(asked) {
+                    return Err((400, "Forbidden: Limit exceeded".to_owned()));
                 }
                 let upserts = method == "PUT" && rest == ["points"];
                 let collection = self.collections.get_mut(*name).ok_or_else(|| {

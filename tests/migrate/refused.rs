@@ -4,7 +4,7 @@ use serde_json::json;
 use tailhop::migrate::Wanted;
 use tailhop::words::secret::Secret;
 
-use crate::{Stage, collection, exists, failed, refused, replace, verify_only, wanted};
+use crate::{Stage, collection, differs, exists, failed, refused, replace, verify_only, wanted};
 
 #[tokio::test]
 async fn a_target_that_differs_is_refused_with_every_reason_and_nothing_is_changed() {
@@ -22,7 +22,7 @@ async fn a_target_that_differs_is_refused_with_every_reason_and_nothing_is_chang
         target.collections.insert("other".to_owned(), collection(9));
         target.aliases.insert("now".to_owned(), "other".to_owned());
     }
-    let why = refused(stage.run(wanted()).await);
+    let why = differs(stage.run(wanted()).await);
     assert_eq!(
         why.lines().collect::<Vec<_>>(),
         [
@@ -103,4 +103,20 @@ async fn a_key_is_presented_and_a_wrong_one_is_told_without_it() {
     assert!(!why.contains("canary"), "{why}");
     stage.key = Some(Secret::new("canary-1"));
     assert!(stage.run(wanted()).await.unwrap().equal);
+}
+
+#[tokio::test]
+async fn shards_by_key_are_refused() {
+    let stage = Stage::with("docs", 1).await;
+    let custom = json!("custom");
+    stage
+        .source
+        .store()
+        .collections
+        .get_mut("docs")
+        .unwrap()
+        .config["params"]["sharding_method"] = custom;
+    let why = refused(stage.run(replace()).await);
+    assert!(why.starts_with("docs: it has shards by key"), "{why}");
+    assert!(stage.target.store().collections.is_empty());
 }

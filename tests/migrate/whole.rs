@@ -210,3 +210,12 @@ async fn large_points_and_many_small_ones_arrive() {
     stage.assert_same("large");
     stage.assert_same("small");
 }
+
+#[tokio::test]
+async fn strict_mode_of_the_source_makes_pages_smaller() {
+    let stage = Stage::with("docs", 300).await;
+    stage.source.store().most_scrolled = Some(5);
+    let report = stage.run(wanted()).await.unwrap();
+    assert!(report.equal, "{report:?}");
+    stage.assert_same("docs");
+}
