@@ -16,8 +16,8 @@ pub type Aliases = BTreeMap<String, String>;
 const TUNING: [&str; 3] = ["hnsw_config", "optimizer_config", "wal_config"];
 /// Keys of `config` that are set when all the rest is there, or have their own place.
 const APART: [&str; 3] = ["params", "strict_mode_config", "optimizer_config"];
-/// A key of `params` that cannot be given at the start.
-const FAN_OUT: &str = "read_fan_out_factor";
+/// Keys of `params` that cannot be given at the start.
+const FAN_OUT: [&str; 2] = ["read_fan_out_factor", "read_fan_out_delay_ms"];
 
 /// The body of `PUT /collections/{c}`, from what `GET` said of the source.
 ///
@@ -35,7 +35,7 @@ pub fn create(info: &Value) -> Result<Value, String> {
     if let Some(optimizers) = config.get("optimizer_config").filter(|it| !it.is_null()) {
         body.insert("optimizers_config".to_owned(), optimizers.clone());
     }
-    body.remove(FAN_OUT);
+    body.retain(|key, _| !FAN_OUT.contains(&key.as_str()));
     if body
         .get("sharding_method")
         .is_some_and(|method| method == "custom")
@@ -55,8 +55,10 @@ pub fn finish(info: &Value) -> Option<Value> {
     if let Some(strict) = config.get("strict_mode_config").filter(|it| !it.is_null()) {
         body["strict_mode_config"] = strict.clone();
     }
-    if let Some(fan_out) = config["params"].get(FAN_OUT).filter(|it| !it.is_null()) {
-        body["params"] = json!({ FAN_OUT: fan_out });
+    let late = fields(&config["params"]).filter(|(key, _)| FAN_OUT.contains(&key.as_str()));
+    let late: Map<_, _> = late.map(|(key, it)| (key.clone(), it.clone())).collect();
+    if !late.is_empty() {
+        body["params"] = late.into();
     }
     drop_nulls(&mut body);
     let empty = body.as_object().is_some_and(Map::is_empty);
@@ -97,7 +99,7 @@ pub fn differences(source: &Value, target: &Value, whole: bool) -> Vec<String> {
                 && !whole
                 && let Some(params) = side.as_object_mut()
             {
-                params.remove(FAN_OUT);
+                params.retain(|key, _| !FAN_OUT.contains(&key.as_str()));
             }
         }
         let one_sided = TUNING.contains(&key.as_str());
