@@ -22,6 +22,7 @@ use tokio::time::{Sleep, sleep};
 use super::beat::Listed;
 use super::gate::{Hidden, Scanner};
 use super::tunnel::Tunnel;
+use crate::wire::stream::write_pieces;
 
 /// Between looks at a client whose unread bytes hide that it left.
 const LOOK: Duration = Duration::from_millis(250);
@@ -257,7 +258,7 @@ impl AsyncWrite for ClientIo {
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0.state().io).poll_write_vectored(cx, pieces)
+        write_pieces(Pin::new(&mut self.0.state().io), cx, pieces)
     }
 
     fn is_write_vectored(&self) -> bool {
