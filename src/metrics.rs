@@ -84,6 +84,7 @@ families!(
         response_bytes: IntCounterVec("tailhop_response_bytes_total", "Bytes of answer bodies.", &["service", "backend"]),
         refused: IntCounterVec("tailhop_requests_refused_total", "Requests that got an error of ours, by its reason.", &["service", "reason"]),
         client_aborts: IntCounterVec("tailhop_client_aborts_total", "Requests whose client left.", &["service", "phase"]),
+        streams: IntCounterVec("tailhop_streams_total", "Streams of models that ended, by how.", &["service", "backend", "end"]),
         truncations: IntCounterVec("tailhop_stream_truncations_total", "Answers that broke off after their head.", &["service", "backend", "cause"]),
 
         connect_seconds: HistogramVec("tailhop_connect_duration_seconds", "Dials that succeeded.", &["backend"]; CONNECT_BUCKETS),

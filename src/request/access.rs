@@ -69,6 +69,9 @@ pub struct Entry<'a> {
     pub total_ms: Millis,
     /// `complete`, `refused`, `client-abort`, or what broke the answer off.
     pub end: &'static str,
+    /// How a model's stream ended: `complete`, `truncated`, `error-in-stream` or `cancelled`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream: Option<&'static str>,
     /// The trace that its client says it belongs to, where that is logged.
     #[serde(skip)]
     pub trace: Option<Trace>,
@@ -327,6 +330,9 @@ impl Entry<'_> {
         to.extend_from_slice(b",\"total_ms\":");
         self.total_ms.append(to);
         text(to, b",\"end\":\"", self.end);
+        if let Some(stream) = self.stream {
+            text(to, b"\",\"stream\":\"", stream);
+        }
         to.extend_from_slice(b"\"}");
     }
 
@@ -473,6 +479,7 @@ pub(super) mod tests {
             first_byte_ms: (micros > 0).then_some(Millis { micros }),
             total_ms: Millis { micros },
             end: "complete",
+            stream: (micros > 1000).then_some("truncated"),
             trace: None,
         }
     }

@@ -20,6 +20,7 @@ use super::beat::Beats;
 use super::call::Call;
 use super::rules::Refusal;
 use super::trace::Trace;
+use crate::api::stream::{Ending, Watcher};
 use crate::endpoint::live::Endpoint;
 use crate::plan::reason::Reason;
 use crate::words::names::ServiceName;
@@ -71,6 +72,8 @@ pub(super) struct Record {
     trace: Option<Trace>,
     /// Of requests that went well, one in so many is logged.
     sample: u16,
+    /// How a model's stream stood when it was last looked at.
+    stream: Option<Ending>,
     ended: bool,
 }
 
@@ -96,6 +99,7 @@ impl Record {
             first_byte: None,
             trace: None,
             sample: 1,
+            stream: None,
             ended: false,
         }
     }
@@ -205,6 +209,11 @@ impl Record {
         self.bytes_out += bytes as u64;
     }
 
+    /// What was read along of its answer.
+    pub(super) fn watched(&mut self, watcher: &Watcher) {
+        self.stream = watcher.is_stream().then(|| watcher.ending());
+    }
+
     /// It ended.
     pub(super) fn finish(mut self, end: End, now: Instant) {
         self.write(end, now);
@@ -255,6 +264,7 @@ impl Record {
             first_byte_ms: self.first_byte.map(Millis::of),
             total_ms: Millis::of(took),
             end: end.as_str(),
+            stream: self.stream.map(|stream| stream_word(stream, end)),
             trace: self.trace,
         }
     }
@@ -280,6 +290,10 @@ impl Record {
             metrics.requests.with_label_values(&labels).inc();
             let seconds = metrics.request_seconds.with_label_values(&labels[..3]);
             seconds.observe(took.as_secs_f64());
+        }
+        if let Some(stream) = self.stream {
+            let labels = [self.service(), self.backend(), stream_word(stream, end)];
+            metrics.streams.with_label_values(&labels).inc();
         }
         match end {
             End::Truncated(cause) => {
@@ -322,6 +336,17 @@ impl End {
             Self::Truncated(cause) => cause.as_str(),
             Self::Abandoned => "client-abort",
         }
+    }
+}
+
+/// How a model's stream ended, by what it said itself and by what became of its bytes.
+fn stream_word(stream: Ending, end: End) -> &'static str {
+    match (stream, end) {
+        // A client may leave when it has all it wants.
+        (Ending::Complete, End::Complete | End::Abandoned) => "complete",
+        (_, End::Abandoned) => "cancelled",
+        (Ending::Error, _) => "error-in-stream",
+        _ => "truncated",
     }
 }
 

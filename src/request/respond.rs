@@ -8,7 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, UPGRADE,
+    WWW_AUTHENTICATE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 
@@ -20,6 +23,7 @@ use super::rules::Refusal;
 use super::stream::{Downstream, Passing, Watch};
 use super::tunnel::{self, Tunnel};
 use crate::api::dialect;
+use crate::api::stream::Watcher;
 use crate::config::snapshot::{BackendId, Snapshot};
 use crate::endpoint::live::Endpoint;
 use crate::words::names::Kind as ServiceKind;
@@ -27,6 +31,8 @@ use crate::words::outcome::{Failure, Kind, Phase, Side};
 use crate::words::units::show_duration;
 
 const BACKEND: HeaderName = HeaderName::from_static("x-tailhop-backend");
+/// What nginx and others take for an order not to hold a stream back.
+const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const REASON: HeaderName = HeaderName::from_static("x-tailhop-reason");
 /// RFC 6750.
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"tailhop\"");
@@ -56,9 +62,24 @@ pub(super) fn pass_on(
     headers::for_client(&mut parts.headers, parts.version, &call.view(&endpoint));
     sign(&mut parts.headers, &endpoint, &record);
     let watch = Watch::new(call.idle_bound(), call.total, at);
+    let watcher = watcher(call, parts.status, &mut parts.headers);
     let peer = Arc::clone(call.peer);
-    let body = Passing::new(body, connection, endpoint, record, watch, peer);
+    let body = Passing::new(body, connection, endpoint, record, watch, peer).watched(watcher);
     Response::from_parts(parts, Downstream::Passing(Box::new(body)))
+}
+
+/// What reads a model's answer along, and what a stream of one says of itself: nobody on its way may
+/// keep it or hold it back, and it has no length, as its end may have to be broken off.
+fn watcher(call: &Call<'_>, status: StatusCode, headers: &mut HeaderMap) -> Option<Box<Watcher>> {
+    let kind = call.service().kind;
+    let watcher = Watcher::of(kind, call.meaning, call.path, status, headers)?;
+    if watcher.is_stream() {
+        headers.remove(CONTENT_LENGTH);
+        let cache = headers.entry(CACHE_CONTROL);
+        cache.or_insert(HeaderValue::from_static("no-cache"));
+        headers.insert(BUFFERING, HeaderValue::from_static("no"));
+    }
+    Some(Box::new(watcher))
 }
 
 /// Says in an answer of the upstream's who answered and why, and by which id it is in our log.

@@ -50,6 +50,10 @@ pub enum Kind {
     IdleLate,
     /// The request did not end within `total`.
     TotalLate,
+    /// The answer ended without saying that it is complete, as its API says so.
+    Truncated,
+    /// The answer said what failed, and ended.
+    ErrorInStream,
     /// The client left.
     ClientGone,
     /// The client sent a body that breaks HTTP, or stopped sending it.
@@ -115,6 +119,8 @@ impl Kind {
             Self::HeadLate => "head-late",
             Self::IdleLate => "idle-late",
             Self::TotalLate => "total-late",
+            Self::Truncated => "truncated",
+            Self::ErrorInStream => "error-in-stream",
             Self::ClientGone => "client-gone",
             Self::ClientBody => "client-body",
         }
@@ -140,7 +146,9 @@ impl Kind {
             | Self::Lost
             | Self::NotThere
             | Self::Busy
-            | Self::Hedged => Side::Upstream,
+            | Self::Hedged
+            | Self::Truncated
+            | Self::ErrorInStream => Side::Upstream,
             Self::HeadLate | Self::IdleLate | Self::TotalLate => Side::Deadline,
         }
     }

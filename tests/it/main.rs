@@ -13,6 +13,7 @@ mod explain;
 mod forward;
 mod framing;
 mod headers;
+mod honest;
 mod limits;
 mod many;
 mod odd;

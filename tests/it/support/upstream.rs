@@ -20,6 +20,8 @@ use super::time::{really, soon};
 const PROBES: [&str; 2] = ["/api/version", "/readyz"];
 /// What the kernel holds of what an upstream sent.
 const SEND_BUFFER: u32 = 64 * 1024;
+/// The media type of what is no stream of a model.
+const OPAQUE: &str = "application/octet-stream";
 /// One write of a flood.
 const FLOOD_PIECE: usize = 16 * 1024;
 
@@ -166,24 +168,32 @@ pub(crate) fn close_mid_length() -> Act {
     ])
 }
 
-/// A chunked answer in pieces, with a pause before each but the first, and its clean end.
+/// A stream of a model's in pieces, and the end that HTTP gives it.
+pub(crate) fn stream(media: &str, pieces: &[&[u8]]) -> Act {
+    in_pieces(media, pieces, |_| None)
+}
+
+/// A chunked answer of no API that anybody knows, in pieces, with a pause before each but the first,
+/// and its clean end.
 pub(crate) fn pieces(pieces: &[&[u8]], pause: Duration) -> Act {
     let between = |place| (place > 0).then_some(Step::Pause(pause));
-    in_pieces(pieces, between)
+    in_pieces(OPAQUE, pieces, between)
 }
 
 /// The same, where each piece and the end wait for the gate.
 pub(crate) fn gated(pieces: &[&[u8]], gate: &Gate) -> Act {
-    in_pieces(pieces, |_| Some(Step::Gate(gate.clone())))
+    gated_stream(OPAQUE, pieces, gate)
 }
 
-fn in_pieces(pieces: &[&[u8]], before: impl Fn(usize) -> Option<Step>) -> Act {
+/// The same of a model.
+pub(crate) fn gated_stream(media: &str, pieces: &[&[u8]], gate: &Gate) -> Act {
+    in_pieces(media, pieces, |_| Some(Step::Gate(gate.clone())))
+}
+
+fn in_pieces(media: &str, pieces: &[&[u8]], before: impl Fn(usize) -> Option<Step>) -> Act {
     let chunked = head(
         200,
-        &[
-            ("content-type", "application/x-ndjson"),
-            ("transfer-encoding", "chunked"),
-        ],
+        &[("content-type", media), ("transfer-encoding", "chunked")],
     );
     let mut steps = vec![Step::Write(chunked)];
     for (place, piece) in pieces.iter().enumerate() {
@@ -223,6 +233,13 @@ impl Act {
     pub(crate) fn reset(mut self) -> Self {
         self.steps.pop();
         self.steps.push(Step::Reset);
+        self
+    }
+
+    /// It ends without the end that HTTP gives it.
+    pub(crate) fn cut(mut self) -> Self {
+        self.steps.pop();
+        self.steps.push(Step::Close);
         self
     }
 
