@@ -14,7 +14,7 @@ use super::{Admin, Answer, TEXT, json, reply};
 use crate::api;
 use crate::config::instant;
 use crate::config::snapshot::{BackendId, Route, Snapshot, Timeouts};
-use crate::plan::candidates::{Plan, excluded, plan};
+use crate::plan::candidates::{Plan, plan};
 use crate::plan::reason::Refusal;
 use crate::plan::route::{match_route, meaning, upstream_path};
 use crate::plan::schedule::next_switch;
@@ -217,9 +217,8 @@ impl Explanation {
             snapshot,
             route,
             told,
-            at: question.at,
         };
-        self.excluded = scene.excluded(meaning, &plan);
+        self.excluded = scene.excluded(&plan);
         self.candidates = scene.candidates(&plan);
         self.refusal = plan.refusal.map(Refusal::sentence);
         self.timeouts = bounds(&route.timeouts, meaning);
@@ -309,7 +308,6 @@ struct Scene<'a> {
     snapshot: &'a Snapshot,
     route: &'a Route,
     told: &'a [Told],
-    at: Timestamp,
 }
 
 impl Scene<'_> {
@@ -326,17 +324,12 @@ impl Scene<'_> {
             .collect()
     }
 
-    fn excluded(&self, meaning: Meaning, plan: &Plan) -> Vec<Excluded> {
-        let (snapshot, service) = (self.snapshot, self.route.service);
-        let offering = snapshot.service(service).backends.iter();
-        offering
-            .filter_map(|id| {
-                let why = excluded(snapshot, service, meaning, &plan.active, *id, self.at)?;
-                Some(Excluded {
-                    backend: self.name(*id),
-                    reason: why.sentence(),
-                    verdict: self.verdict(*id),
-                })
+    fn excluded(&self, plan: &Plan) -> Vec<Excluded> {
+        (plan.excluded.iter())
+            .map(|(id, why)| Excluded {
+                backend: self.name(*id),
+                reason: why.sentence(),
+                verdict: self.verdict(*id),
             })
             .collect()
     }

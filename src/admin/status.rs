@@ -8,6 +8,7 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 use super::history::Change;
+use super::models::{self, Models};
 use super::recent::{self, Traffic};
 use super::{Admin, shields};
 use crate::config::snapshot::{Backend as BackendRules, BackendId, ServiceId, Snapshot};
@@ -261,6 +262,9 @@ pub struct Service {
     /// How it did in the last minutes.
     #[serde(default)]
     pub recent: Traffic,
+    /// Models that are not the same on all backends that have one of that name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models_differ: Vec<String>,
 }
 
 /// A backend that orders or schedule name.
@@ -304,6 +308,9 @@ pub struct Backend {
     pub drained: bool,
     /// Requests that it is working on.
     pub in_flight: i64,
+    /// Its models, of kind ollama; left out: it did not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub models: Option<Models>,
 }
 
 /// A failure and when it was.
@@ -462,6 +469,7 @@ impl View<'_> {
                 .collect(),
             in_flight: endpoints.iter().map(|e| e.handles.in_flight.get()).sum(),
             recent: Traffic::default(),
+            models_differ: models::differ(endpoints),
         }
     }
 
@@ -533,6 +541,7 @@ impl View<'_> {
             }),
             drained: orders::drain(&self.live.snapshot, id, self.now).is_some(),
             in_flight: endpoint.handles.in_flight.get(),
+            models: models::of(endpoint, |at| self.show(at)),
         }
     }
 

@@ -6,6 +6,7 @@
 pub mod dialect;
 mod http;
 mod json;
+pub mod models;
 mod ollama;
 mod qdrant;
 pub mod rules;

@@ -18,6 +18,7 @@ use rustls::pki_types::CertificateDer;
 
 use super::paths::Routes;
 use super::problem::Problem;
+use crate::api::models::Model;
 use crate::api::rules::Rule;
 use crate::words::names::{BackendName, Kind, ServiceName};
 use crate::words::secret::Secret;
@@ -266,6 +267,8 @@ pub struct Service {
     pub port: u16,
     /// What may be sent to a backend that is not the active one.
     pub fallback: Fallback,
+    /// Models without which a backend takes no reads and no inference.
+    pub require: Vec<Model>,
     /// The bounds of its requests.
     pub timeouts: Timeouts,
     /// The backends that offer it, in the order of the file.

@@ -18,6 +18,7 @@ use super::connection::Connection;
 use super::dials::Dials;
 use super::idle::Idle;
 use super::lost::Lost;
+use super::models::Models;
 use super::pace::Pace;
 use crate::api;
 use crate::config::snapshot::{Network, Url};
@@ -66,6 +67,8 @@ pub struct Endpoint {
     pub budget: Budget,
     /// Tells its connections that the endpoint is lost, and dials that it is not thought able.
     pub lost: Lost,
+    /// Its models.
+    pub models: Models,
     /// Metric handles.
     pub handles: Handles,
     /// Somebody wants it probed.
@@ -184,6 +187,7 @@ impl Endpoint {
             key,
             machine,
             lost: Lost::new(),
+            models: Models::default(),
             probe_wanted: Notify::new(),
             answered: Stamp::never(),
             dialled: Stamp::never(),

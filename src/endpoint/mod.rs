@@ -10,6 +10,7 @@ pub mod dials;
 pub mod idle;
 pub mod live;
 pub mod lost;
+pub mod models;
 pub mod pace;
 
 use std::sync::Arc;

@@ -12,6 +12,10 @@ pub enum Reason {
     Instead(Verdict),
     /// It stands in for the active one, which is drained.
     InsteadOfDrained,
+    /// It has the model, and the active one has not.
+    ModelOnlyThere,
+    /// It stands in for the active one, which lacks what `require` names.
+    InsteadOfUnready,
     /// It is asked if those before it fail.
     Next,
 }
@@ -27,6 +31,10 @@ pub enum Exclusion {
     OneBackend,
     /// Embeddings of two backends agree only if their models do, which is not known.
     ModelUnknown,
+    /// It is known to lack the model that is asked for.
+    ModelMissing,
+    /// It is known to lack what `require` names.
+    Unready,
     /// `fallback` does not let this effect move.
     NoFallback,
 }
@@ -56,6 +64,8 @@ impl Reason {
             Self::Instead(Verdict::Down) => "fallback:down",
             Self::Instead(Verdict::Returning) => "fallback:returning",
             Self::InsteadOfDrained => "fallback:drained",
+            Self::ModelOnlyThere => "model-only-there",
+            Self::InsteadOfUnready => "fallback:unready",
             Self::Next => "fallback",
         }
     }
@@ -73,6 +83,8 @@ impl Exclusion {
             Self::ModelUnknown => {
                 "not active: embeddings may move only where the model is known to be the same"
             }
+            Self::ModelMissing => "it lacks the model that is asked for",
+            Self::Unready => "it lacks a model that `require` names",
             Self::NoFallback => "not active: `fallback` keeps this effect on the active backend",
         }
     }

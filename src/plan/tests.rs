@@ -19,6 +19,7 @@ use crate::words::names::{BackendName, Kind, ServiceName};
 use crate::words::verdict::Verdict::{self, Asleep, Down, Suspect, Unknown, Up};
 
 mod lead;
+mod models;
 
 const M1: BackendId = BackendId(0);
 const DEV1: BackendId = BackendId(1);
@@ -67,6 +68,20 @@ fn run() -> Run {
     }
 }
 
+fn service(id: ServiceId, name: &str, kind: Kind, port: u16, fallback: Fallback) -> Service {
+    Service {
+        listen: None,
+        whole: route("/", id),
+        name: ServiceName::new(name).unwrap(),
+        kind,
+        port,
+        fallback,
+        require: Vec::new(),
+        timeouts: timeouts(),
+        backends: vec![M1, DEV1],
+    }
+}
+
 fn main_system() -> Snapshot {
     let backend = |name: &str| Backend {
         name: BackendName::new(name).unwrap(),
@@ -74,16 +89,6 @@ fn main_system() -> Snapshot {
         url: None,
         network: Network::Tailnet,
         drain: None,
-    };
-    let service = |id, name: &str, kind, port, fallback| Service {
-        listen: None,
-        whole: route("/", id),
-        name: ServiceName::new(name).unwrap(),
-        kind,
-        port,
-        fallback,
-        timeouts: timeouts(),
-        backends: vec![M1, DEV1],
     };
     let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
     Snapshot {

@@ -155,6 +155,7 @@ impl Round<'_> {
             active,
             candidates,
             refusal,
+            ..
         } = call.plan_at(now);
         match refusal {
             Some(refusal) => Err(Unanswered::Refused { refusal, active }),

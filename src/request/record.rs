@@ -20,6 +20,7 @@ use super::beat::Beats;
 use super::call::Call;
 use super::rules::Refusal;
 use super::trace::Trace;
+use crate::api::models::changes_models;
 use crate::api::stream::{Ending, Watcher};
 use crate::endpoint::live::Endpoint;
 use crate::plan::reason::Reason;
@@ -74,6 +75,8 @@ pub(super) struct Record {
     sample: u16,
     /// How a model's stream stood when it was last looked at.
     stream: Option<Ending>,
+    /// The models of its endpoint may be others afterwards.
+    restocks: bool,
     ended: bool,
 }
 
@@ -100,6 +103,7 @@ impl Record {
             trace: None,
             sample: 1,
             stream: None,
+            restocks: false,
             ended: false,
         }
     }
@@ -123,6 +127,7 @@ impl Record {
         self.service = Some(call.service().name.clone());
         self.effect = call.meaning.effect.as_str();
         self.op = call.meaning.op;
+        self.restocks = changes_models(call.service().kind, call.meaning);
     }
 
     /// So much of its body was read; `rest` counts what is read when it is sent.
@@ -187,7 +192,11 @@ impl Record {
         }
         let backend = self.backend();
         if active != backend {
-            let why = self.reason.strip_prefix("fallback:").unwrap_or("order");
+            let other = self.reason.strip_prefix("fallback:");
+            let why = match self.reason.as_ref() {
+                "model-only-there" => "model-only-there",
+                _ => other.unwrap_or("order"),
+            };
             let labels = [self.service(), active, backend, why];
             let fallbacks = &self.proxy.metrics.fallbacks;
             fallbacks.with_label_values(&labels).inc();
@@ -236,6 +245,10 @@ impl Record {
     fn write(&mut self, end: End, now: Instant) {
         self.ended = true;
         self.add_rest();
+        if let (true, Some(endpoint)) = (self.restocks, &self.endpoint) {
+            // Half a pull may have left something, too.
+            endpoint.models.want();
+        }
         let took = now.saturating_duration_since(self.began);
         self.count(end, took);
         let well = end == End::Complete && self.status < 400;

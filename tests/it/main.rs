@@ -16,6 +16,7 @@ mod headers;
 mod honest;
 mod limits;
 mod many;
+mod models;
 mod odd;
 mod orders;
 mod ports;

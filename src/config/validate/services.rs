@@ -69,6 +69,7 @@ fn service(
         // What has no port was reported: this snapshot will not be used.
         port: port.unwrap_or_default(),
         fallback: fallback.map_or(defaults::fallback(kind), |(_, fallback)| *fallback),
+        require: Vec::new(),
         timeouts,
         backends,
         listen,

@@ -45,6 +45,7 @@ struct Script {
     always: Act,
     once: VecDeque<Act>,
     probe: Act,
+    list: Act,
     requests: Vec<Request>,
 }
 
@@ -57,6 +58,8 @@ pub(crate) struct Counts {
     pub(crate) requests: usize,
     /// Probes answered.
     pub(crate) probes: usize,
+    /// Times that it was asked for its models.
+    pub(crate) lists: usize,
     /// Connections accepted.
     pub(crate) opened: usize,
     /// Connections that ended, by either side.
@@ -298,6 +301,7 @@ impl Upstream {
             always: answer(200, &[("content-type", "application/json")], b"{}"),
             once: VecDeque::new(),
             probe: answer(200, &[], b"{}"),
+            list: answer(404, &[], b""),
             requests: Vec::new(),
         };
         let mut upstream = Self {
@@ -370,6 +374,20 @@ impl Upstream {
     /// What is done with every request that has no act of its own.
     pub(crate) fn always(&self, act: Act) {
         self.script().always = act;
+    }
+
+    /// The models that it tells of, with their digests.
+    pub(crate) fn models(&self, models: &[(&str, &str)]) {
+        let rows: Vec<_> = (models.iter())
+            .map(|(name, digest)| format!("{{\"name\":\"{name}\",\"digest\":\"{digest}\"}}"))
+            .collect();
+        let list = format!("{{\"models\":[{}]}}", rows.join(","));
+        self.lists(answer(200, &[], list.as_bytes()));
+    }
+
+    /// What is done when the product asks for its models.
+    pub(crate) fn lists(&self, act: Act) {
+        self.script().list = act;
     }
 
     /// What is done with the next request.
@@ -463,9 +481,16 @@ async fn connection(mut io: TcpStream, shared: Arc<Shared>) {
     let shared = &open.0;
     let mut buffer = Vec::new();
     while let Some(head) = Head::read(&mut io, &mut buffer).await {
-        let probe = PROBES.contains(&head.word(1));
-        let act = shared.act(probe);
-        if !probe {
+        let list = head.get("user-agent") == Some("tailhop");
+        let probe = list || PROBES.contains(&head.word(1));
+        let act = if list {
+            shared.list(head.word(1))
+        } else {
+            shared.act(probe)
+        };
+        if list {
+            shared.count(|counts| counts.lists += 1);
+        } else if !probe {
             shared.count(|counts| counts.heads += 1);
         }
         if !act.at_head {
@@ -535,6 +560,14 @@ impl Shared {
         }
         let once = script.once.pop_front();
         once.unwrap_or_else(|| script.always.clone())
+    }
+
+    /// What is answered when the product asks for models; `/api/ps` lists none.
+    fn list(&self, target: &str) -> Act {
+        match target {
+            "/api/ps" => answer(200, &[], b"{\"models\":[]}"),
+            _ => self.script.lock().unwrap().list.clone(),
+        }
     }
 
     fn record(&self, probe: bool, head: Head, body: Vec<u8>, connection: usize) {

@@ -1,0 +1,80 @@
+//! The models of backends as `/status` shows them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::endpoint::live::Endpoint;
+
+/// So much of a digest tells models apart, as Ollama shows them.
+const DIGITS: usize = 12;
+
+/// The models of a backend, as it told last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Models {
+    /// When.
+    pub at: String,
+    /// By name.
+    pub models: Vec<Model>,
+}
+
+/// One model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Model {
+    /// Its name, with its tag.
+    pub name: String,
+    /// What it is, bit by bit: the beginning of that.
+    pub digest: String,
+    /// Whether it is in memory.
+    pub loaded: bool,
+}
+
+/// What an endpoint told.
+pub(super) fn of(endpoint: &Endpoint, show: impl FnOnce(Timestamp) -> String) -> Option<Models> {
+    let told = endpoint.models.told()?;
+    let catalogue = &told.catalogue;
+    let models = catalogue.models.iter().map(|(model, digest)| Model {
+        name: model.as_str().to_owned(),
+        digest: digest.chars().take(DIGITS).collect(),
+        loaded: catalogue.loaded.contains(model),
+    });
+    Some(Models {
+        at: show(told.at),
+        models: models.collect(),
+    })
+}
+
+/// The names under which these endpoints have different models.
+pub(super) fn differ(endpoints: &[Arc<Endpoint>]) -> Vec<String> {
+    let mut first: BTreeMap<String, String> = BTreeMap::new();
+    let mut differ = Vec::new();
+    for told in endpoints
+        .iter()
+        .filter_map(|endpoint| endpoint.models.told())
+    {
+        for (model, digest) in &told.catalogue.models {
+            let name = model.as_str().to_owned();
+            let known = first.entry(name.clone()).or_insert_with(|| digest.clone());
+            if known != digest && !differ.contains(&name) {
+                differ.push(name);
+            }
+        }
+    }
+    differ
+}
+
+impl Models {
+    /// For people.
+    pub fn show(&self) -> String {
+        let loaded = self.models.iter().filter(|model| model.loaded);
+        let loaded: Vec<_> = loaded.map(|model| model.name.as_str()).collect();
+        let loaded = if loaded.is_empty() {
+            "none".to_owned()
+        } else {
+            loaded.join(", ")
+        };
+        format!("{} models, in memory: {loaded}", self.models.len())
+    }
+}
