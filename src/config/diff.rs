@@ -15,6 +15,7 @@ use super::snapshot::{
     Backend, DialWay, Drain, Fallback, HostHeader, Network, Pin, Route, Run, Schedule, Scope,
     Service, ServiceId, Snapshot, Timeouts, Token, Url,
 };
+use crate::api::models::Model;
 use crate::words::units::show_duration;
 
 /// What is different in `new`, a sentence for each change, without a full stop; empty when nothing
@@ -304,6 +305,7 @@ fn services(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
                 changes.value(&at("its kind is"), &before.kind, &service.kind);
                 changes.value(&at("its port is"), &before.port, &service.port);
                 fallback(&subject, before.fallback, service.fallback, changes);
+                changes.value(&at("it requires"), &required(before), &required(service));
                 let [was, is] = [before, service].map(own);
                 own_address(service, &was, &is, changes);
                 effects(&subject, &before.whole, &service.whole, changes);
@@ -336,6 +338,16 @@ fn fallback(subject: &str, old: Fallback, new: Fallback, changes: &mut Changes) 
         _ => return,
     };
     changes.say(format!("{subject}: {what}"));
+}
+
+/// The models that it requires, in words.
+fn required(service: &Service) -> String {
+    let models: Vec<_> = service.require.iter().map(Model::as_str).collect();
+    if models.is_empty() {
+        "no model".to_owned()
+    } else {
+        models.join(", ")
+    }
 }
 
 /// The address of its own, in words.

@@ -23,6 +23,7 @@ use super::snapshot::{
 use super::source::{Source, read};
 use super::validate;
 use super::whole::Whole;
+use crate::api::models::Model;
 use crate::words::units::show_duration;
 
 /// One value that holds.
@@ -272,6 +273,13 @@ impl Listing<'_> {
         self.of(table, &path, "port", service.port.to_string());
         self.written(table, &path, "listen", service.listen.map(quoted));
         self.of(table, &path, "fallback", quoted(service.fallback.as_str()));
+        let require = table.table("require");
+        self.written(
+            require,
+            &format!("{path}.require"),
+            "models",
+            Some(models(&service.require)),
+        );
         self.of(
             table,
             &path,
@@ -423,6 +431,12 @@ fn timeouts(bounds: &Timeouts) -> [(&'static str, String); 8] {
         ("total", total),
         ("probe", length(bounds.probe)),
     ]
+}
+
+/// `["tiny:latest"]`: their names as they are compared.
+fn models(models: &[Model]) -> String {
+    let names: Vec<_> = models.iter().map(|model| quoted(model.as_str())).collect();
+    format!("[{}]", names.join(", "))
 }
 
 fn backends(snapshot: &Snapshot, ids: &[BackendId]) -> String {

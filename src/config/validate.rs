@@ -9,6 +9,7 @@ mod admin;
 mod backends;
 mod effects;
 mod orders;
+mod require;
 mod routes;
 mod run;
 mod schedule;

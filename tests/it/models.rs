@@ -204,3 +204,24 @@ async fn a_body_that_comes_byte_by_byte_names_its_model_all_the_same() {
     assert_eq!(went(&got), (200, "m2", "model-only-there"));
     stage.ends_clean().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_mac_without_what_is_required_gets_no_reads_and_no_inference() {
+    let require = "services.ollama.require.models = [\"tiny\"]";
+    let stage = knowing_with([&[], &[("tiny", "bb")]], require).await;
+    for (method, path) in [("GET", "/ollama/api/tags"), ("POST", CHAT)] {
+        let got = stage.app.ask(method, path, b"").await;
+        assert_eq!(went(&got), (200, "m2", "fallback:unready"), "{path}");
+    }
+    let got = stage.app.ask("POST", "/ollama/api/pull", TINY).await;
+    assert_eq!(went(&got), (200, "m1", "active:default"));
+    stage.macs.ollama[0].models(&[("tiny", "bb")]);
+    stage.time.pass(A_WHILE).await;
+    told(&stage, 0, |models| {
+        models["models"][0]["name"] == "tiny:latest"
+    })
+    .await;
+    let got = stage.app.ask("POST", CHAT, b"").await;
+    assert_eq!(went(&got), (200, "m1", "active:default"));
+    stage.ends_clean().await;
+}

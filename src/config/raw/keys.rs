@@ -329,6 +329,12 @@ const SERVICE: &[Row] = &[
         "what may go to a backend that is not active",
     ),
     row(
+        "require",
+        Shape::Table(REQUIRE),
+        "none",
+        "what a backend must have; one that is known to lack it gets no reads and no inference while another has it",
+    ),
+    row(
         "timeouts",
         Shape::Table(TIMEOUTS),
         "those of the file",
@@ -381,6 +387,13 @@ const ROUTE: &[Row] = &[
         "kind http: what its requests may do",
     ),
 ];
+
+const REQUIRE: &[Row] = &[row(
+    "models",
+    Shape::Texts,
+    "none",
+    "kind ollama: names of models, with or without a tag, as `ollama list` shows them",
+)];
 
 const EFFECTS: &[Row] = &[
     row("methods", Shape::Texts, "every one", "in capitals"),

@@ -30,6 +30,13 @@ fn changes_are_told_in_words() {
             vec!["route /qdrant: nothing may fall back any more"],
         ),
         (
+            old.replace(
+                "ollama = {}",
+                "ollama = { require = { models = [\"Tiny\", \"tiny:latest\"] } }",
+            ),
+            vec!["route /o: it requires tiny:latest instead of no model"],
+        ),
+        (
             old.replace("[schedule]\n", "[schedule]\ntimezone = \"Asia/Tokyo\"\n"),
             vec!["the schedule's time zone is Asia/Tokyo instead of UTC"],
         ),

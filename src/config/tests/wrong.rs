@@ -121,7 +121,8 @@ fn a_misspelt_key_is_one_problem_and_not_a_missing_one_too() {
 fn a_key_that_does_nothing_yet_is_unknown() {
     for more in [
         "include = [\"x\"]\n",
-        "[services.web]\nport = 1\nrequire = {}\n",
+        "[services.web]\nport = 1\nrequire.collections = [\"x\"]\n",
+        "[services.web]\nport = 1\nif_not_ready = \"hold\"\n",
         "[services.web]\nport = 1\ngrpc_port = 2\n",
     ] {
         assert_eq!(one(&file(more), &[]).0, "E011", "{more}");
@@ -204,6 +205,18 @@ fn a_value_that_its_key_cannot_take_says_what_it_takes() {
         (
             "[services.web]\nport = 1\nfallback = \"x\"\n",
             "one of \"all\", \"reads\", \"none\"",
+        ),
+        (
+            "[services.web]\nport = 1\nrequire.models = [\"tiny\"]\n",
+            "this is http",
+        ),
+        (
+            "[services.o]\nkind = \"ollama\"\nport = 1\nrequire.models = []\n",
+            "names none",
+        ),
+        (
+            "[services.o]\nkind = \"ollama\"\nport = 1\nrequire.models = [\"a:\"]\n",
+            "no name of a model",
         ),
         (
             "[services.web]\nport = 1\nbackends = []\n",

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::Range;
 
-use super::{Scope, addresses, effects, timeouts, twice, url};
+use super::{Scope, addresses, effects, require, timeouts, twice, url};
 use crate::config::codes;
 use crate::config::defaults;
 use crate::config::fix::Fix;
@@ -69,7 +69,7 @@ fn service(
         // What has no port was reported: this snapshot will not be used.
         port: port.unwrap_or_default(),
         fallback: fallback.map_or(defaults::fallback(kind), |(_, fallback)| *fallback),
-        require: Vec::new(),
+        require: require::read(table, kind, problems),
         timeouts,
         backends,
         listen,
