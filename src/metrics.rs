@@ -113,6 +113,7 @@ families!(
         pin_contradiction: IntGaugeVec("tailhop_pin_contradicts_schedule", "1 while a pin names another backend than the schedule.", &["service"]),
         pin_expiry: GaugeVec("tailhop_pin_expiry_timestamp_seconds", "When the pin that holds expires; 0: none holds, or it has no expiry.", &["service"]),
         next_switch: GaugeVec("tailhop_schedule_next_timestamp_seconds", "When the next planned switch comes; 0: none is planned.", &["service"]),
+        switch_held: IntGaugeVec("tailhop_schedule_switch_held", "1 while a planned switch is held, as its backend lacks what `require` names.", &["service"]),
         contradiction: IntGaugeVec("tailhop_active_backend_contradicts_schedule", "1 while `ACTIVE_BACKEND` names another backend than the schedule.", &["service"]),
 
         peer_online: IntGaugeVec("tailhop_peer_online", "1 if the control plane has the machine connected.", &["backend"]),

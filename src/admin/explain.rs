@@ -15,6 +15,7 @@ use crate::api;
 use crate::config::instant;
 use crate::config::snapshot::{BackendId, Route, Snapshot, Timeouts};
 use crate::plan::candidates::{Plan, plan};
+use crate::plan::known::Known;
 use crate::plan::reason::Refusal;
 use crate::plan::route::{match_route, meaning, upstream_path};
 use crate::plan::schedule::next_switch;
@@ -44,6 +45,8 @@ pub struct Told {
     pub verdict: Verdict,
     /// What that rests on; `None`: nobody told.
     pub evidence: Option<String>,
+    /// Whether it is known to lack what `require` names.
+    pub unready: bool,
 }
 
 /// The answer.
@@ -204,8 +207,8 @@ impl Explanation {
         let service = snapshot.service(route.service);
         let upstream = upstream_path(route, service.kind, &self.path).into_owned();
         let (meaning, rule) = meaning(route, service.kind, question.method, &upstream);
-        let verdicts: Vec<_> = told.iter().map(|told| told.verdict).collect();
-        let plan = plan(snapshot, route.service, meaning, &verdicts, question.at);
+        let known: Vec<_> = told.iter().map(Told::known).collect();
+        let plan = plan(snapshot, route.service, meaning, &known, question.at);
         self.route = Some(route.path.clone());
         self.service = Some(service.name.to_string());
         self.upstream_path = Some(upstream);
@@ -436,6 +439,7 @@ impl Admin {
                 None => Told {
                     verdict: endpoint.verdict(),
                     evidence: Some(endpoint.judgement().evidence.to_string()),
+                    unready: (endpoint.models).lacks(&snapshot.service(route.service).require),
                 },
             });
             told.collect()
@@ -450,6 +454,14 @@ impl Told {
         Self {
             verdict: Verdict::Unknown,
             evidence: None,
+            unready: false,
+        }
+    }
+
+    fn known(&self) -> Known {
+        Known {
+            unready: self.unready,
+            ..Known::from(self.verdict)
         }
     }
 }

@@ -4,7 +4,7 @@ use super::Admin;
 use super::status::serves;
 use crate::config::snapshot::ServiceId;
 use crate::metrics::Metrics;
-use crate::plan::orders;
+use crate::plan::orders::{self, Why};
 use crate::plan::schedule::next_switch;
 use crate::reload::store::Live;
 use crate::words::effect::Effect;
@@ -26,6 +26,7 @@ impl Admin {
             &self.metrics.peer_online,
             &self.metrics.peer_direct,
             &self.metrics.contradiction,
+            &self.metrics.switch_held,
         ] {
             gauges.reset();
         }
@@ -66,7 +67,7 @@ impl Admin {
 }
 
 fn endpoints(metrics: &Metrics, live: &Live, service: ServiceId, now: Timestamp) {
-    let active = orders::active(&live.snapshot, service, Effect::Read, now).backend;
+    let active = live.active(service, Effect::Read, now).backend;
     let active = &live.snapshot.backend(active).name;
     for endpoint in &live.endpoints[service.0] {
         let labels = [endpoint.key.service.as_str(), endpoint.key.backend.as_str()];
@@ -111,6 +112,11 @@ fn orders_of(metrics: &Metrics, live: &Live, service: ServiceId, now: Timestamp)
         .pin_contradiction
         .with_label_values(&labels)
         .set(i64::from(contradicts));
+    let held = matches!(live.active(service, Effect::Read, now).why, Why::Held(_));
+    metrics
+        .switch_held
+        .with_label_values(&labels)
+        .set(i64::from(held));
     let contradicts = orders::contradicts_schedule(snapshot, service, now);
     metrics
         .contradiction

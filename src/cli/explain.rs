@@ -132,7 +132,13 @@ fn told(snapshot: &Snapshot, route: &Route, status: Option<&Status>) -> Vec<Told
         let verdict = *all.find(|verdict| verdict.as_str() == backend.verdict)?;
         // An older instance does not tell it.
         let evidence = Some(backend.evidence.clone()).filter(|evidence| !evidence.is_empty());
-        Some(Told { verdict, evidence })
+        let models = backend.models.as_ref();
+        let unready = models.is_some_and(|models| !models.has_all(&service.require));
+        Some(Told {
+            verdict,
+            evidence,
+            unready,
+        })
     };
     (service.backends.iter())
         .map(|id| of(snapshot.backend(*id).name.as_str()).unwrap_or_else(Told::unknown))

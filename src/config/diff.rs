@@ -306,6 +306,7 @@ fn services(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
                 changes.value(&at("its port is"), &before.port, &service.port);
                 fallback(&subject, before.fallback, service.fallback, changes);
                 changes.value(&at("it requires"), &required(before), &required(service));
+                holds_switch(&subject, before, service, changes);
                 let [was, is] = [before, service].map(own);
                 own_address(service, &was, &is, changes);
                 effects(&subject, &before.whole, &service.whole, changes);
@@ -347,6 +348,19 @@ fn required(service: &Service) -> String {
         "no model".to_owned()
     } else {
         models.join(", ")
+    }
+}
+
+fn holds_switch(subject: &str, old: &Service, new: &Service, changes: &mut Changes) {
+    if old.holds_switch != new.holds_switch {
+        let what = if new.holds_switch {
+            "waits for"
+        } else {
+            "no longer waits for"
+        };
+        changes.say(format!(
+            "{subject}: a planned switch {what} the models that it requires"
+        ));
     }
 }
 

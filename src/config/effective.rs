@@ -16,6 +16,7 @@ use super::env::{
 };
 use super::moment::show;
 use super::problem::{Problems, Report};
+use super::raw::IF_NOT_READY;
 use super::raw::{self, Table};
 use super::snapshot::{
     Backend, BackendId, Credential, HostHeader, Route, Service, ServiceId, Snapshot, Timeouts,
@@ -280,6 +281,15 @@ impl Listing<'_> {
             "models",
             Some(models(&service.require)),
         );
+        if table.has("require") {
+            let word = IF_NOT_READY[usize::from(!service.holds_switch)];
+            self.of(
+                require,
+                &format!("{path}.require"),
+                "if_not_ready",
+                quoted(word),
+            );
+        }
         self.of(
             table,
             &path,

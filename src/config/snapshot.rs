@@ -269,6 +269,8 @@ pub struct Service {
     pub fallback: Fallback,
     /// Models without which a backend takes no reads and no inference.
     pub require: Vec<Model>,
+    /// Whether a planned switch waits for a backend that is known to lack them.
+    pub holds_switch: bool,
     /// The bounds of its requests.
     pub timeouts: Timeouts,
     /// The backends that offer it, in the order of the file.

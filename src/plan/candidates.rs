@@ -52,6 +52,7 @@ pub fn lead(
     now: Timestamp,
 ) -> Option<Lead> {
     let active = orders::active(snapshot, service, meaning.effect, now);
+    let active = orders::held(snapshot, service, active, now, |id| known(id).unready);
     let takes_work = |id| orders::drain(snapshot, id, now).is_none();
     let first = known(active.backend);
     let leads = takes_work(active.backend)
@@ -90,6 +91,8 @@ pub fn plan<K: Copy + Into<Known>>(
     let offering: Vec<(BackendId, Known)> = (snapshot.service(service).backends.iter().copied())
         .zip(told.chain(std::iter::repeat(unknown)))
         .collect();
+    let lacks = |id| (offering.iter()).any(|(other, known)| *other == id && known.unready);
+    let active = orders::held(snapshot, service, active, now, lacks);
     let (order, excluded) = sorted_out(snapshot, service, meaning, (&active, &offering), now);
     if stand_in_cannot_say(snapshot, service, meaning.effect) {
         return Plan {

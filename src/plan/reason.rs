@@ -55,6 +55,7 @@ impl Reason {
             Self::Active(Why::ActiveBackend) => "active:active-backend",
             Self::Active(Why::Pin(_)) => "active:pin",
             Self::Active(Why::Schedule(_)) => "active:schedule",
+            Self::Active(Why::Held(_)) => "active:held",
             Self::Active(Why::Default) => "active:default",
             Self::Active(Why::OnlyOffer) => "active:only-offer",
             Self::Instead(Verdict::Unknown) => "fallback:unknown",

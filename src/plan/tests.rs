@@ -77,6 +77,7 @@ fn service(id: ServiceId, name: &str, kind: Kind, port: u16, fallback: Fallback)
         port,
         fallback,
         require: Vec::new(),
+        holds_switch: true,
         timeouts: timeouts(),
         backends: vec![M1, DEV1],
     }

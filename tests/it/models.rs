@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::app::{Stage, stage};
+use tailhop::words::clock::Clock;
+
+use crate::support::app::{App, Macs, Metrics, Stage, stage};
 use crate::support::client::Answer;
-use crate::support::time::soon;
+use crate::support::time::{Held, soon};
 use crate::support::upstream::{Act, accept_then_silence, answer, raw};
 
 const CHAT: &str = "/ollama/api/chat";
@@ -224,4 +226,56 @@ async fn a_mac_without_what_is_required_gets_no_reads_and_no_inference() {
     let got = stage.app.ask("POST", CHAT, b"").await;
     assert_eq!(went(&got), (200, "m1", "active:default"));
     stage.ends_clean().await;
+}
+
+/// The switch is held by what the Mac told, and comes by itself when the model is there.
+#[tokio::test(start_paused = true)]
+async fn a_planned_switch_is_held_until_the_model_is_there() {
+    let time = Held::hold();
+    let macs = Macs::start().await;
+    macs.ollama[0].models(&[("tiny", "aa")]);
+    macs.ollama[1].models(&[]);
+    let toml = macs.toml(
+        "schedule = { default = \"m1\", switch = [{ at = 2025-02-17T00:00:00Z, to = \"m2\" }] }\n\
+         services.ollama.require.models = [\"tiny\"]",
+    );
+    let clock = Clock::starting_at("2025-02-16T23:59:00Z".parse().unwrap());
+    let app = App::start_with(&toml, &[], clock).await;
+    let stage = Stage { app, macs, time };
+    stage.time.pass(A_WHILE).await;
+    for place in 0..2 {
+        told(&stage, place, |models| !models.is_null()).await;
+    }
+    let status = stage.app.status().await;
+    let next = &status["services"][0]["next_switch"];
+    assert_eq!(next["lacks"], serde_json::json!(["tiny:latest"]));
+    assert!(
+        status["summary"][0]
+            .as_str()
+            .unwrap()
+            .contains("which lacks tiny:latest")
+    );
+    stage.time.pass(Duration::from_mins(1)).await;
+    for (method, path) in [
+        ("POST", CHAT),
+        ("GET", "/ollama/api/tags"),
+        ("POST", "/ollama/api/copy"),
+    ] {
+        let got = stage.app.ask(method, path, TINY).await;
+        assert_eq!(went(&got), (200, "m1", "active:held"), "{path}");
+    }
+    let held =
+        |metrics: Metrics| metrics.sum("tailhop_schedule_switch_held", &[("service", "ollama")]);
+    assert_eq!(held(stage.app.metrics().await), 1);
+    let got = stage.app.ask("GET", "/qdrant/collections", b"").await;
+    assert_eq!(went(&got), (200, "m2", "active:schedule"));
+    stage.macs.ollama[1].models(&[("tiny", "aa")]);
+    stage.time.pass(A_WHILE).await;
+    told(&stage, 1, |models| {
+        models["models"][0]["name"] == "tiny:latest"
+    })
+    .await;
+    let got = stage.app.ask("POST", CHAT, TINY).await;
+    assert_eq!(went(&got), (200, "m2", "active:schedule"));
+    assert_eq!(held(stage.app.metrics().await), 0);
 }

@@ -388,12 +388,23 @@ const ROUTE: &[Row] = &[
     ),
 ];
 
-const REQUIRE: &[Row] = &[row(
-    "models",
-    Shape::Texts,
-    "none",
-    "kind ollama: names of models, with or without a tag, as `ollama list` shows them",
-)];
+const REQUIRE: &[Row] = &[
+    row(
+        "models",
+        Shape::Texts,
+        "none",
+        "kind ollama: names of models, with or without a tag, as `ollama list` shows them",
+    ),
+    row(
+        "if_not_ready",
+        Shape::Word(|| IF_NOT_READY.to_vec()),
+        "\"hold\"",
+        "what a planned switch does while its backend lacks one: waits with `hold`, comes with `switch`",
+    ),
+];
+
+/// Whether a planned switch waits, as `if_not_ready` says it: the first is the default.
+pub(in crate::config) const IF_NOT_READY: [&str; 2] = ["hold", "switch"];
 
 const EFFECTS: &[Row] = &[
     row("methods", Shape::Texts, "every one", "in capitals"),

@@ -50,6 +50,7 @@ pub(super) fn example(path: &str) -> &'static str {
         "services.N.kind" | "routes.service" => "\"qdrant\"",
         "services.N.port" | "log.sample" => "7",
         "services.N.fallback" => "\"none\"",
+        "services.N.require.if_not_ready" => "\"switch\"",
         "services.N.require.models" => "[\"tiny\"]",
         "services.N.backends" => "[\"N\"]",
         "routes.path" => "\"/other\"",
@@ -213,7 +214,14 @@ fn table_for(table: &str, key: &str, is_set: bool, set: &str) -> String {
             format!("[backends.N]\n[services.N]\n{port}{inner}{set}")
         }
         "services.N.require" => {
-            format!("[backends.N]\n[services.N]\nkind = \"ollama\"\nport = 9\n[{table}]\n{set}")
+            let models = if key == "models" {
+                ""
+            } else {
+                "models = [\"tiny\"]\n"
+            };
+            format!(
+                "[backends.N]\n[services.N]\nkind = \"ollama\"\nport = 9\n[{table}]\n{models}{set}"
+            )
         }
         "routes" if key == "upgrade" => format!(
             "[backends.N]\n[services.N]\nport = 9\n[[routes]]\npath = \"/x\"\nservice = \"N\"\n{set}"

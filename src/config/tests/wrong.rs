@@ -246,6 +246,10 @@ fn models_are_required_by_name_and_of_ollama_alone() {
             "[services.o]\nkind = \"ollama\"\nport = 1\nrequire.models = [\"a:\"]\n",
             "no name of a model",
         ),
+        (
+            "[services.o]\nkind = \"ollama\"\nport = 1\nrequire.if_not_ready = \"hold\"\n",
+            "without models",
+        ),
     ] {
         let (code, place, text) = one(&file(more), &[]);
         assert_eq!(code, "E014", "{text}");

@@ -4,8 +4,29 @@ use crate::api::models::Model;
 use crate::config::codes;
 use crate::config::fix::Fix;
 use crate::config::problem::{Problems, quote};
-use crate::config::raw::{At, Table};
+use crate::config::raw::{At, IF_NOT_READY, Table};
 use crate::words::names::Kind;
+
+/// Whether a planned switch waits for a backend that lacks what is required.
+pub(super) fn holds_switch(table: &Table, problems: &mut Problems<'_>) -> bool {
+    let table = table.table("require");
+    let Some(At { value, span }) = table.get::<&str>("if_not_ready") else {
+        return true;
+    };
+    if !table.has("models") {
+        let entry = table.entry("if_not_ready");
+        let fix = entry.map(|entry| Fix::remove_key(problems.text(), &entry));
+        problems
+            .at(
+                codes::VALUE,
+                &span,
+                "if_not_ready without models says nothing",
+            )
+            .help("name the models, as in models = [\"medgemma:27b\"]")
+            .fix(fix);
+    }
+    value == IF_NOT_READY[0]
+}
 
 /// The models under `require`, each once.
 pub(super) fn read(table: &Table, kind: Kind, problems: &mut Problems<'_>) -> Vec<Model> {
