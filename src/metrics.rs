@@ -15,6 +15,9 @@ const REQUEST_BUCKETS: &[f64] = &[
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0,
     600.0,
 ];
+const POSITION_BUCKETS: &[f64] = &[
+    0.0, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0,
+];
 const CONNECT_BUCKETS: &[f64] = &[
     0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0,
 ];
@@ -86,6 +89,10 @@ families!(
         client_aborts: IntCounterVec("tailhop_client_aborts_total", "Requests whose client left.", &["service", "phase"]),
         streams: IntCounterVec("tailhop_streams_total", "Streams of models that ended, by how.", &["service", "backend", "end"]),
         truncations: IntCounterVec("tailhop_stream_truncations_total", "Answers that broke off after their head.", &["service", "backend", "cause"]),
+
+        queue_depth: IntGaugeVec("tailhop_queue_depth", "Inferences that wait for a place at a backend.", &["service", "backend"]),
+        queue_wait_seconds: HistogramVec("tailhop_queue_wait_seconds", "How long an inference waited for its place at a backend that has a limit, or until it left.", &["service", "backend", "result"]; REQUEST_BUCKETS),
+        queue_position: HistogramVec("tailhop_queue_position", "Which place in the line an inference had when it came; 0: none, it did not wait.", &["service", "backend"]; POSITION_BUCKETS),
 
         connect_seconds: HistogramVec("tailhop_connect_duration_seconds", "Dials that succeeded.", &["backend"]; CONNECT_BUCKETS),
         connects: IntCounterVec("tailhop_connects_total", "Dials, by result.", &["backend", "result"]),

@@ -19,6 +19,7 @@ use crate::plan::known::Known;
 use crate::plan::reason::Refusal;
 use crate::plan::route::{match_route, meaning, upstream_path};
 use crate::plan::schedule::next_switch;
+use crate::reload::store::Asked;
 use crate::request::again::tried_again;
 use crate::words::effect::{Effect, Meaning};
 use crate::words::units::show_duration;
@@ -41,12 +42,10 @@ pub struct Question<'q> {
 /// What is known of one endpoint.
 #[derive(Clone, Debug)]
 pub struct Told {
-    /// Its verdict.
-    pub verdict: Verdict,
-    /// What that rests on; `None`: nobody told.
+    /// Its verdict, and what else the plan asks for.
+    pub known: Known,
+    /// What the verdict rests on; `None`: nobody told.
     pub evidence: Option<String>,
-    /// Whether it is known to lack what `require` names.
-    pub unready: bool,
 }
 
 /// The answer.
@@ -207,7 +206,7 @@ impl Explanation {
         let service = snapshot.service(route.service);
         let upstream = upstream_path(route, service.kind, &self.path).into_owned();
         let (meaning, rule) = meaning(route, service.kind, question.method, &upstream);
-        let known: Vec<_> = told.iter().map(Told::known).collect();
+        let known: Vec<_> = told.iter().map(|told| told.known).collect();
         let plan = plan(snapshot, route.service, meaning, &known, question.at);
         self.route = Some(route.path.clone());
         self.service = Some(service.name.to_string());
@@ -343,7 +342,7 @@ impl Scene<'_> {
 
     fn verdict(&self, backend: BackendId) -> &'static str {
         self.told(backend)
-            .map_or(Verdict::Unknown, |told| told.verdict)
+            .map_or(Verdict::Unknown, |told| told.known.verdict)
             .as_str()
     }
 
@@ -437,9 +436,8 @@ impl Admin {
             let told = endpoints.map(|endpoint| match at {
                 Some(_) => Told::unknown(),
                 None => Told {
-                    verdict: endpoint.verdict(),
+                    known: live.known_of(route.service, endpoint, &Asked::default()),
                     evidence: Some(endpoint.judgement().evidence.to_string()),
-                    unready: (endpoint.models).lacks(&snapshot.service(route.service).require),
                 },
             });
             told.collect()
@@ -452,16 +450,8 @@ impl Told {
     /// Nothing.
     pub fn unknown() -> Self {
         Self {
-            verdict: Verdict::Unknown,
+            known: Known::from(Verdict::Unknown),
             evidence: None,
-            unready: false,
-        }
-    }
-
-    fn known(&self) -> Known {
-        Known {
-            unready: self.unready,
-            ..Known::from(self.verdict)
         }
     }
 }

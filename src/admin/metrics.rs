@@ -27,6 +27,7 @@ impl Admin {
             &self.metrics.peer_direct,
             &self.metrics.contradiction,
             &self.metrics.switch_held,
+            &self.metrics.queue_depth,
         ] {
             gauges.reset();
         }
@@ -84,6 +85,9 @@ fn endpoints(metrics: &Metrics, live: &Live, service: ServiceId, now: Timestamp)
         set(&metrics.backend_up, verdict == Verdict::Up);
         set(&metrics.active, endpoint.key.backend == *active);
         set(&metrics.serving, serves(endpoint));
+        let waiting = i64::try_from(endpoint.slots.busy().waiting).unwrap_or(i64::MAX);
+        let depth = metrics.queue_depth.with_label_values(&labels);
+        depth.set(waiting);
         let idle = [labels[0], labels[1], "idle"];
         let count = i64::try_from(endpoint.idle.len()).unwrap_or(i64::MAX);
         metrics.idle_connections.with_label_values(&idle).set(count);

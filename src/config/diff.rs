@@ -306,6 +306,12 @@ fn services(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
                 changes.value(&at("its port is"), &before.port, &service.port);
                 fallback(&subject, before.fallback, service.fallback, changes);
                 changes.value(&at("it requires"), &required(before), &required(service));
+                changes.value(
+                    &at("inference goes to the backend that is"),
+                    &before.policy.as_str(),
+                    &service.policy.as_str(),
+                );
+                changes.value(&at("its limit is"), &limit(before), &limit(service));
                 holds_switch(&subject, before, service, changes);
                 let [was, is] = [before, service].map(own);
                 own_address(service, &was, &is, changes);
@@ -349,6 +355,20 @@ fn required(service: &Service) -> String {
     } else {
         models.join(", ")
     }
+}
+
+/// How many inferences it works on, in words.
+fn limit(service: &Service) -> String {
+    let Some(limit) = &service.limit else {
+        return "none".to_owned();
+    };
+    let spill = if limit.spill { ", then another" } else { "" };
+    format!(
+        "{} at once, {} wait up to {}{spill}",
+        limit.in_flight,
+        limit.queue,
+        show_duration(limit.wait)
+    )
 }
 
 fn holds_switch(subject: &str, old: &Service, new: &Service, changes: &mut Changes) {

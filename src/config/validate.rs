@@ -8,6 +8,7 @@ mod addresses;
 mod admin;
 mod backends;
 mod effects;
+mod load;
 mod orders;
 mod require;
 mod routes;

@@ -44,6 +44,13 @@ impl Models {
         told.as_ref().map(|told| read(told.catalogue.digest(model)))
     }
 
+    /// Whether it is known to have a model in memory.
+    pub fn is_loaded(&self, model: &Model) -> bool {
+        let told = self.told.load();
+        told.as_ref()
+            .is_some_and(|told| told.catalogue.loaded.contains(model))
+    }
+
     /// Whether it is known to lack one of these.
     pub fn lacks(&self, models: &[Model]) -> bool {
         let told = self.told.load();

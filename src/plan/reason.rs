@@ -16,6 +16,8 @@ pub enum Reason {
     ModelOnlyThere,
     /// It stands in for the active one, which lacks what `require` names.
     InsteadOfUnready,
+    /// It will begin with it before the active one.
+    LeastLoaded,
     /// It is asked if those before it fail.
     Next,
 }
@@ -67,6 +69,7 @@ impl Reason {
             Self::InsteadOfDrained => "fallback:drained",
             Self::ModelOnlyThere => "model-only-there",
             Self::InsteadOfUnready => "fallback:unready",
+            Self::LeastLoaded => "least-loaded",
             Self::Next => "fallback",
         }
     }

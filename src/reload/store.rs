@@ -13,12 +13,12 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::api::models::Model;
-use crate::config::snapshot::{BackendId, ServiceId, Snapshot};
+use crate::config::snapshot::{BackendId, Policy, ServiceId, Snapshot};
 use crate::config::{self, Report};
 use crate::endpoint::live::Endpoint;
 use crate::endpoint::{Endpoints, reconcile};
 use crate::metrics::Metrics;
-use crate::plan::known::{Holds, Known};
+use crate::plan::known::{Holds, Known, Load};
 use crate::plan::orders::{self, Active};
 use crate::words::clock::Clock;
 use crate::words::effect::{Effect, Meaning};
@@ -137,7 +137,18 @@ impl Live {
             unready: endpoint
                 .models
                 .lacks(&self.snapshot.service(service).require),
+            load: self.load(service, endpoint, asked.model),
         }
+    }
+
+    /// How much an endpoint has to do, where that decides.
+    fn load(&self, service: ServiceId, endpoint: &Endpoint, model: Option<&Model>) -> Load {
+        let service = self.snapshot.service(service);
+        if service.policy != Policy::LeastLoaded {
+            return Load::default();
+        }
+        let warm = model.is_none_or(|model| endpoint.models.is_loaded(model));
+        Load::of(endpoint.slots.busy(), service.limit.as_ref(), warm)
     }
 
     /// What a request for a model asks for: the very one that the active backend has.

@@ -5,7 +5,7 @@
 //! is written as TOML where it is one value, else in words.
 
 use super::{Row, Shape};
-use crate::config::snapshot::{DialWay, Fallback, Network, Scope};
+use crate::config::snapshot::{DialWay, Fallback, Network, Policy, Scope};
 use crate::words::effect::Effect;
 use crate::words::names::Kind;
 
@@ -335,6 +335,18 @@ const SERVICE: &[Row] = &[
         "what a backend must have; one that is known to lack it gets no reads and no inference while another has it",
     ),
     row(
+        "policy",
+        Shape::Word(|| Policy::WORDS.map(|(word, _)| word).to_vec()),
+        "\"active\"",
+        "kind ollama: whom inference prefers among the backends that may take it: the active one, or the one that will begin with it first",
+    ),
+    row(
+        "limit",
+        Shape::Table(LIMIT),
+        "none",
+        "kind ollama: how many inferences each backend works on at once, and how many wait",
+    ),
+    row(
         "timeouts",
         Shape::Table(TIMEOUTS),
         "those of the file",
@@ -385,6 +397,32 @@ const ROUTE: &[Row] = &[
         Shape::Tables(EFFECTS),
         "those of the service",
         "kind http: what its requests may do",
+    ),
+];
+
+const LIMIT: &[Row] = &[
+    need(
+        "in_flight",
+        Shape::Count,
+        "inferences at work on each backend at once, of this instance",
+    ),
+    row(
+        "queue",
+        Shape::Count,
+        "100",
+        "how many wait for a place on each backend; one more gets 503",
+    ),
+    row(
+        "wait",
+        Shape::Duration,
+        "\"1m\"",
+        "how long one waits for a place before its 503",
+    ),
+    row(
+        "spill",
+        Shape::Flag,
+        "false",
+        "sends one that finds the line full to another backend that may take it",
     ),
 ];
 

@@ -50,6 +50,9 @@ pub(super) fn example(path: &str) -> &'static str {
         "services.N.kind" | "routes.service" => "\"qdrant\"",
         "services.N.port" | "log.sample" => "7",
         "services.N.fallback" => "\"none\"",
+        "services.N.policy" => "\"least-loaded\"",
+        "services.N.limit.in_flight" | "services.N.limit.queue" => "7",
+        "services.N.limit.spill" => "true",
         "services.N.require.if_not_ready" => "\"switch\"",
         "services.N.require.models" => "[\"tiny\"]",
         "services.N.backends" => "[\"N\"]",
@@ -200,6 +203,9 @@ fn table_for(table: &str, key: &str, is_set: bool, set: &str) -> String {
         }
         "backends.N" | "backends.N.drain" => format!("[backends.N]\n[{table}]\n{set}")
             .replace("[backends.N]\n[backends.N]", "[backends.N]"),
+        "services.N" if key == "policy" => {
+            format!("[backends.N]\n[services.N]\nkind = \"ollama\"\nport = 9\n{set}")
+        }
         "services.N" | "services.N.timeouts" => {
             let port = if key == "port" && is_set {
                 ""
@@ -212,6 +218,12 @@ fn table_for(table: &str, key: &str, is_set: bool, set: &str) -> String {
                 "[services.N.timeouts]\n"
             };
             format!("[backends.N]\n[services.N]\n{port}{inner}{set}")
+        }
+        "services.N.limit" => {
+            let in_flight = unless("in_flight", "in_flight = 2");
+            format!(
+                "[backends.N]\n[services.N]\nkind = \"ollama\"\nport = 9\n[{table}]\n{in_flight}{set}"
+            )
         }
         "services.N.require" => {
             let models = if key == "models" {

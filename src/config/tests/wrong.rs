@@ -258,6 +258,27 @@ fn models_are_required_by_name_and_of_ollama_alone() {
 }
 
 #[test]
+fn only_an_ollama_has_a_policy_and_a_limit() {
+    for (more, words) in [
+        ("policy = \"least-loaded\"\n", "policy is of kind ollama"),
+        ("limit.in_flight = 2\n", "limit is of kind ollama"),
+    ] {
+        let more = format!("[services.web]\nport = 1\n{more}");
+        let (code, place, text) = one(&file(&more), &[]);
+        assert_eq!(code, "E014", "{text}");
+        assert!(place.is_some() && text.contains(words), "{text}");
+    }
+    for (more, want) in [
+        ("limit.queue = 2\n", "E013"),
+        ("limit.in_flight = 0\n", "E014"),
+        ("limit = { in_flight = 2, queue = 0 }\n", "E014"),
+    ] {
+        let more = format!("[services.o]\nkind = \"ollama\"\nport = 1\n{more}");
+        assert_eq!(one(&file(&more), &[]).0, want, "{more}");
+    }
+}
+
+#[test]
 fn a_name_that_needs_quoting_is_no_name() {
     for more in ["[backends.\"mac 1\"]\n", "[services.\"a/b\"]\nport = 1\n"] {
         let (code, place, text) = one(&file(more), &[]);

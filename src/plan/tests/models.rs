@@ -1,7 +1,7 @@
 //! Where a request goes by which models the backends have.
 
 use super::super::candidates::lead;
-use super::super::known::{Holds, Known};
+use super::super::known::{Holds, Known, Load};
 use super::super::reason::Exclusion::{self, Drained, ModelMissing, ModelUnknown, Unready};
 use super::*;
 use crate::api::models::Model;
@@ -14,6 +14,10 @@ const fn has(holds: Holds) -> Known {
         verdict: Up,
         holds,
         unready: false,
+        load: Load {
+            full: false,
+            wait: std::time::Duration::ZERO,
+        },
     }
 }
 
