@@ -94,6 +94,8 @@ families!(
         queue_wait_seconds: HistogramVec("tailhop_queue_wait_seconds", "How long an inference waited for its place at a backend that has a limit, or until it left.", &["service", "backend", "result"]; REQUEST_BUCKETS),
         queue_position: HistogramVec("tailhop_queue_position", "Which place in the line an inference had when it came; 0: none, it did not wait.", &["service", "backend"]; POSITION_BUCKETS),
 
+        prewarms: IntCounterVec("tailhop_prewarms_total", "Models loaded before they were asked for, by occasion and result.", &["service", "backend", "occasion", "result"]),
+
         connect_seconds: HistogramVec("tailhop_connect_duration_seconds", "Dials that succeeded.", &["backend"]; CONNECT_BUCKETS),
         connects: IntCounterVec("tailhop_connects_total", "Dials, by result.", &["backend", "result"]),
         retries: IntCounterVec("tailhop_retries_total", "Further attempts of a request, by what had failed.", &["service", "reason"]),

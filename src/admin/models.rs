@@ -13,12 +13,30 @@ use crate::endpoint::live::Endpoint;
 const DIGITS: usize = 12;
 
 /// The models of a backend, as it told last.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Models {
     /// When.
     pub at: String,
     /// By name.
     pub models: Vec<Model>,
+    /// What was loaded before it was asked for, or could not be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prewarmed: Vec<Prewarmed>,
+}
+
+/// A model that was to be loaded before it was asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Prewarmed {
+    /// Its name, with its tag.
+    pub name: String,
+    /// Why: before a `switch`, after a `wake`.
+    pub occasion: String,
+    /// `loaded`, `failed`, or `in-use`: the Mac serves, and is left alone.
+    pub result: String,
+    /// How long it took.
+    pub seconds: Option<f64>,
+    /// When.
+    pub at: String,
 }
 
 /// One model.
@@ -33,7 +51,7 @@ pub struct Model {
 }
 
 /// What an endpoint told.
-pub(super) fn of(endpoint: &Endpoint, show: impl FnOnce(Timestamp) -> String) -> Option<Models> {
+pub(super) fn of(endpoint: &Endpoint, show: impl Fn(Timestamp) -> String) -> Option<Models> {
     let told = endpoint.models.told()?;
     let catalogue = &told.catalogue;
     let models = catalogue.models.iter().map(|(model, digest)| Model {
@@ -44,6 +62,15 @@ pub(super) fn of(endpoint: &Endpoint, show: impl FnOnce(Timestamp) -> String) ->
     Some(Models {
         at: show(told.at),
         models: models.collect(),
+        prewarmed: (endpoint.models.prewarmed().into_iter())
+            .map(|one| Prewarmed {
+                name: one.model,
+                occasion: one.occasion.to_owned(),
+                result: one.result.to_owned(),
+                seconds: one.seconds,
+                at: show(one.at),
+            })
+            .collect(),
     })
 }
 
@@ -89,6 +116,17 @@ impl Models {
         } else {
             loaded.join(", ")
         };
-        format!("{} models, in memory: {loaded}", self.models.len())
+        let ahead = self.prewarmed.iter().map(|one| {
+            let Prewarmed {
+                name,
+                occasion,
+                result,
+                at,
+                ..
+            } = one;
+            format!("; prewarm of {name} ({occasion}): {result} at {at}")
+        });
+        let ahead: String = ahead.collect();
+        format!("{} models, in memory: {loaded}{ahead}", self.models.len())
     }
 }

@@ -305,7 +305,13 @@ fn services(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
                 changes.value(&at("its kind is"), &before.kind, &service.kind);
                 changes.value(&at("its port is"), &before.port, &service.port);
                 fallback(&subject, before.fallback, service.fallback, changes);
-                changes.value(&at("it requires"), &required(before), &required(service));
+                changes.value(
+                    &at("it requires"),
+                    &names_of(&before.require),
+                    &names_of(&service.require),
+                );
+                let [was, is] = [before, service].map(|service| names_of(&service.prewarm));
+                changes.value(&at("it loads ahead"), &was, &is);
                 changes.value(
                     &at("inference goes to the backend that is"),
                     &before.policy.as_str(),
@@ -347,9 +353,9 @@ fn fallback(subject: &str, old: Fallback, new: Fallback, changes: &mut Changes) 
     changes.say(format!("{subject}: {what}"));
 }
 
-/// The models that it requires, in words.
-fn required(service: &Service) -> String {
-    let models: Vec<_> = service.require.iter().map(Model::as_str).collect();
+/// Models in words.
+fn names_of(models: &[Model]) -> String {
+    let models: Vec<_> = models.iter().map(Model::as_str).collect();
     if models.is_empty() {
         "no model".to_owned()
     } else {

@@ -310,6 +310,7 @@ impl Listing<'_> {
         if service.kind != Kind::Ollama {
             return;
         }
+        self.written(table, path, "prewarm", Some(models(&service.prewarm)));
         self.of(table, path, "policy", quoted(service.policy.as_str()));
         let Some(limit) = &service.limit else { return };
         let (table, path) = (table.table("limit"), format!("{path}.limit"));

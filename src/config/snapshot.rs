@@ -271,6 +271,8 @@ pub struct Service {
     pub require: Vec<Model>,
     /// Whether a planned switch waits for a backend that is known to lack them.
     pub holds_switch: bool,
+    /// Models that are loaded before they are asked for.
+    pub prewarm: Vec<Model>,
     /// Whom inference prefers.
     pub policy: Policy,
     /// How many inferences each backend works on at once; `None`: as many as come.

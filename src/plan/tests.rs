@@ -80,6 +80,7 @@ fn service(id: ServiceId, name: &str, kind: Kind, port: u16, fallback: Fallback)
         fallback,
         require: Vec::new(),
         holds_switch: true,
+        prewarm: Vec::new(),
         policy: Policy::Active,
         limit: None,
         timeouts: timeouts(),

@@ -20,6 +20,7 @@ mod models;
 mod odd;
 mod orders;
 mod ports;
+mod prewarm;
 mod queue;
 mod race;
 mod reload;

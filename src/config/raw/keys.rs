@@ -335,6 +335,12 @@ const SERVICE: &[Row] = &[
         "what a backend must have; one that is known to lack it gets no reads and no inference while another has it",
     ),
     row(
+        "prewarm",
+        Shape::Texts,
+        "none",
+        "kind ollama: models that a backend loads in the 10 min before a planned switch to it, and after it woke",
+    ),
+    row(
         "policy",
         Shape::Word(|| Policy::WORDS.map(|(word, _)| word).to_vec()),
         "\"active\"",

@@ -50,6 +50,7 @@ pub(super) fn example(path: &str) -> &'static str {
         "services.N.kind" | "routes.service" => "\"qdrant\"",
         "services.N.port" | "log.sample" => "7",
         "services.N.fallback" => "\"none\"",
+        "services.N.prewarm" => "[\"tiny\"]",
         "services.N.policy" => "\"least-loaded\"",
         "services.N.limit.in_flight" | "services.N.limit.queue" => "7",
         "services.N.limit.spill" => "true",
@@ -203,7 +204,7 @@ fn table_for(table: &str, key: &str, is_set: bool, set: &str) -> String {
         }
         "backends.N" | "backends.N.drain" => format!("[backends.N]\n[{table}]\n{set}")
             .replace("[backends.N]\n[backends.N]", "[backends.N]"),
-        "services.N" if key == "policy" => {
+        "services.N" if matches!(key, "policy" | "prewarm") => {
             format!("[backends.N]\n[services.N]\nkind = \"ollama\"\nport = 9\n{set}")
         }
         "services.N" | "services.N.timeouts" => {

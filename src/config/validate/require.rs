@@ -30,24 +30,33 @@ pub(super) fn holds_switch(table: &Table, problems: &mut Problems<'_>) -> bool {
 
 /// The models under `require`, each once.
 pub(super) fn read(table: &Table, kind: Kind, problems: &mut Problems<'_>) -> Vec<Model> {
-    let table = table.table("require");
-    let Some(At { value, span }) = table.get::<&[At<String>]>("models") else {
+    models(table.table("require"), "models", kind, problems)
+}
+
+/// The models that are loaded before they are asked for.
+pub(super) fn prewarm(table: &Table, kind: Kind, problems: &mut Problems<'_>) -> Vec<Model> {
+    models(table, "prewarm", kind, problems)
+}
+
+/// The models that a key names, each once.
+fn models(table: &Table, key: &'static str, kind: Kind, problems: &mut Problems<'_>) -> Vec<Model> {
+    let Some(At { value, span }) = table.get::<&[At<String>]>(key) else {
         return Vec::new();
     };
     if kind != Kind::Ollama || value.is_empty() {
         let (message, help) = if value.is_empty() {
             (
-                "models names none".to_owned(),
+                format!("{key} names none"),
                 "name one, or leave the key out",
             )
         } else {
-            let message = format!("models are required of kind ollama, and this is {kind}");
+            let message = format!("{key} is of kind ollama, and this is {kind}");
             (
                 message,
                 "remove it: nobody knows which models that service has",
             )
         };
-        let entry = table.entry("models");
+        let entry = table.entry(key);
         let fix = entry.map(|entry| Fix::remove_key(problems.text(), &entry));
         problems
             .at(codes::VALUE, &span, message)

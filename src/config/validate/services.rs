@@ -70,6 +70,7 @@ fn service(
         port: port.unwrap_or_default(),
         fallback: fallback.map_or(defaults::fallback(kind), |(_, fallback)| *fallback),
         require: require::read(table, kind, problems),
+        prewarm: require::prewarm(table, kind, problems),
         policy: load::policy(table, kind, problems),
         limit: load::limit(table, kind, problems),
         holds_switch: require::holds_switch(table, problems),
