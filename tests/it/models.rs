@@ -9,7 +9,7 @@ use tailhop::words::clock::Clock;
 use crate::support::app::{App, Macs, Metrics, Stage, stage};
 use crate::support::client::Answer;
 use crate::support::time::{Held, soon};
-use crate::support::upstream::{Act, accept_then_silence, answer, raw};
+use crate::support::upstream::{Act, Gate, accept_then_silence, answer, gated, raw};
 
 const CHAT: &str = "/ollama/api/chat";
 const EMBED: &str = "/ollama/api/embed";
@@ -126,6 +126,99 @@ async fn embeddings_move_to_the_very_same_model_and_to_no_other() {
         let (got, _) = stage.time.run(stage.app.ask("POST", CHAT, TINY)).await;
         assert_eq!((got.status(), got.backend()), (200, "m2"));
     }
+}
+
+/// Both have one of that name: said in status, and the embedding that cannot move says why.
+#[tokio::test(start_paused = true)]
+async fn another_model_of_the_same_name_is_told_wherever_one_looks() {
+    let mut stage = knowing_with(
+        [
+            &[("tiny", "aa"), ("same", "cc")],
+            &[("tiny", "bb"), ("same", "cc")],
+        ],
+        "timeouts = { wait = \"100ms\" }",
+    )
+    .await;
+    let status = stage.app.status().await;
+    let differ = &status["services"][0]["models_differ"];
+    assert_eq!(*differ, serde_json::json!(["tiny:latest"]));
+    stage.macs.ollama[0].refuse().await;
+    let (got, _) = stage.time.run(stage.app.ask("POST", EMBED, TINY)).await;
+    assert_eq!(went(&got), (503, "none", "refused"), "{}", got.text());
+    assert!(got.head.get("retry-after").is_some());
+    assert!(
+        got.json()["error"]
+            .as_str()
+            .unwrap()
+            .contains("Nothing was sent.")
+    );
+    let line = stage.app.line().await;
+    assert_eq!(
+        (line.status, line.end, line.reason.as_ref()),
+        (503, "refused", "refused")
+    );
+    assert_eq!((line.effect, line.backend.as_ref()), ("inference", "m1"));
+    let (got, _) = stage
+        .time
+        .run(stage.app.ask("POST", EMBED, b"{\"model\":\"same\"}"))
+        .await;
+    assert_eq!(got.status(), 200);
+    let line = stage.app.line().await;
+    assert_eq!((line.status, line.backend.as_ref()), (200, "m2"));
+    let metrics = stage.app.metrics().await;
+    let labels = [("service", "ollama"), ("reason", "refused")];
+    assert_eq!(metrics.sum("tailhop_requests_refused_total", &labels), 1);
+    let labels = [("from", "m1"), ("to", "m2")];
+    assert_eq!(metrics.sum("tailhop_fallbacks_total", &labels), 1);
+    assert_eq!(stage.macs.ollama[1].seen().len(), 1);
+}
+
+/// Slow and large, and in the end a list: until then nothing is known, and nobody waits for it.
+#[tokio::test(start_paused = true)]
+async fn a_list_of_five_megabytes_that_comes_slowly_is_read_and_holds_nothing_up() {
+    let stage = stage("").await;
+    let row = |number: usize| format!("{{\"name\":\"m{number}\",\"digest\":\"{number:0100}\"}}");
+    let rows: Vec<_> = (0..40_000).map(row).collect();
+    let list = format!("{{\"models\":[{}]}}", rows.join(","));
+    assert!(list.len() > 4_900_000);
+    let gate = Gate::closed();
+    let halves = list.as_bytes().split_at(list.len() / 2);
+    stage.macs.ollama[0].lists(gated(&[halves.0, halves.1], &gate));
+    stage.macs.ollama[1].models(&[("tiny", "bb")]);
+    gate.pass();
+    stage.time.pass(A_WHILE).await;
+    told(&stage, 0, Value::is_null).await;
+    let got = stage.app.ask("POST", CHAT, TINY).await;
+    assert_eq!(went(&got), (200, "m1", "active:default"));
+    (0..64).for_each(|_| gate.pass());
+    stage.time.pass(A_WHILE).await;
+    told(&stage, 0, |models| {
+        models["models"]
+            .as_array()
+            .is_some_and(|all| all.len() == 40_000)
+    })
+    .await;
+    let got = stage.app.ask("POST", CHAT, TINY).await;
+    assert_eq!(went(&got), (200, "m2", "model-only-there"));
+}
+
+/// Of a key that is there twice the last one holds, as Ollama reads it; what is encoded is not read.
+#[tokio::test(start_paused = true)]
+async fn a_model_is_read_as_ollama_reads_it_and_not_out_of_what_is_encoded() {
+    let stage = knowing([&[("other", "aa")], &[("tiny", "bb")]]).await;
+    let twice = b"{\"model\":\"other\",\"options\":{\"model\":\"x\"},\"model\":\"tiny\"}";
+    let got = stage.app.ask("POST", CHAT, twice).await;
+    assert_eq!(went(&got), (200, "m2", "model-only-there"));
+    let mut client = stage.app.client().await;
+    for encoding in ["zstd", "gzip"] {
+        let headers = [("content-encoding", encoding)];
+        let got = client
+            .ask("POST", "/ollama/v1/responses", &headers, TINY)
+            .await;
+        assert_eq!(went(&got), (200, "m1", "active:default"), "{encoding}");
+    }
+    drop(client);
+    stage.ends_clean().await;
 }
 
 #[tokio::test(start_paused = true)]
