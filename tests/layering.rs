@@ -11,12 +11,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules, lowest first. Within a row an item may use those before it in the row.
-const ORDER: [&[&str]; 13] = [
+const ORDER: [&[&str]; 14] = [
     &["words"],
     &["metrics", "api"],
     &["config"],
     &["plan", "tailnet"],
     &["wire"],
+    &["migrate"],
     &["endpoint"],
     &["reload"],
     &["health"],
