@@ -18,6 +18,7 @@ use tailhop::endpoint::live::Judgement;
 use tailhop::health::judge::{Around, Seen, judge};
 use tailhop::metrics::Metrics;
 use tailhop::plan::candidates::{lead, plan};
+use tailhop::plan::known::Known;
 use tailhop::plan::reason::Reason;
 use tailhop::plan::route::{match_route, meaning};
 use tailhop::reload::store::Store;
@@ -87,7 +88,7 @@ fn planning(bench: &mut Criterion) {
         let verdicts = vec![Verdict::Up; snapshot.service(route.service).backends.len()];
         let now = Timestamp::now();
         bench.bench_function(&format!("plan/its lead/{size}"), |b| {
-            let able = |_| Verdict::Up;
+            let able = |_| Known::from(Verdict::Up);
             b.iter(|| lead(black_box(&snapshot), route.service, meant, able, now));
         });
         bench.bench_function(&format!("plan/whole/{size}"), |b| {
@@ -172,7 +173,7 @@ fn recording(bench: &mut Criterion) {
             &Method::GET,
             "/api/tags",
         );
-        let plan = plan(&live.snapshot, ServiceId(0), meant, &[], now);
+        let plan = plan(&live.snapshot, ServiceId(0), meant, &[] as &[Verdict], now);
         Reason::Active(plan.why().clone())
     };
     let proxy = Arc::new(Proxy::new(store, tailnet, metrics, log, clock));

@@ -13,6 +13,7 @@ mod guard;
 pub mod history;
 mod identity;
 mod metrics;
+pub mod models;
 pub mod orders;
 mod page;
 pub mod posts;

@@ -1,6 +1,7 @@
 //! `/status`: which backend is active, which one serves, and why. Built from the owners each time
 //! it is asked; the very shape that `tailhop status --json` prints.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -8,6 +9,7 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 use super::history::Change;
+use super::models::{self, Models};
 use super::recent::{self, Traffic};
 use super::{Admin, shields};
 use crate::config::snapshot::{Backend as BackendRules, BackendId, ServiceId, Snapshot};
@@ -261,6 +263,9 @@ pub struct Service {
     /// How it did in the last minutes.
     #[serde(default)]
     pub recent: Traffic,
+    /// Models that are not the same on all backends that have one of that name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models_differ: Vec<String>,
 }
 
 /// A backend that orders or schedule name.
@@ -281,6 +286,9 @@ pub struct NextSwitch {
     pub at: String,
     /// To which backend.
     pub to: String,
+    /// What `require` names and it is known to lack.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lacks: Vec<String>,
 }
 
 /// One endpoint of a service.
@@ -304,6 +312,9 @@ pub struct Backend {
     pub drained: bool,
     /// Requests that it is working on.
     pub in_flight: i64,
+    /// Its models, of kind ollama; left out: it did not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub models: Option<Models>,
 }
 
 /// A failure and when it was.
@@ -437,7 +448,7 @@ impl View<'_> {
     fn service(&self, id: ServiceId) -> Service {
         let snapshot = &self.live.snapshot;
         let service = snapshot.service(id);
-        let named = |effect| self.named(&orders::active(snapshot, id, effect, self.now));
+        let named = |effect| self.named(&self.live.active(id, effect, self.now));
         let endpoints = &self.live.endpoints[id.0];
         let routes = snapshot.routes.iter().filter(|route| route.service == id);
         Service {
@@ -455,6 +466,7 @@ impl View<'_> {
             next_switch: next_switch(snapshot, id, self.now).map(|switch| NextSwitch {
                 at: self.show(switch.at),
                 to: snapshot.backend(switch.to).name.to_string(),
+                lacks: self.lacks(id, switch.to),
             }),
             contradicts_schedule: orders::contradicts_schedule(snapshot, id, self.now),
             backends: (service.backends.iter().zip(endpoints))
@@ -462,6 +474,7 @@ impl View<'_> {
                 .collect(),
             in_flight: endpoints.iter().map(|e| e.handles.in_flight.get()).sum(),
             recent: Traffic::default(),
+            models_differ: models::differ(endpoints),
         }
     }
 
@@ -533,7 +546,16 @@ impl View<'_> {
             }),
             drained: orders::drain(&self.live.snapshot, id, self.now).is_some(),
             in_flight: endpoint.handles.in_flight.get(),
+            models: models::of(endpoint, |at| self.show(at)),
         }
+    }
+
+    /// What `require` names and a backend is known to lack.
+    fn lacks(&self, service: ServiceId, backend: BackendId) -> Vec<String> {
+        let require = &self.live.snapshot.service(service).require;
+        let endpoint = self.live.endpoint(service, backend);
+        let lacks = |endpoint: &Arc<Endpoint>| models::missing(endpoint, require);
+        endpoint.map(lacks).unwrap_or_default()
     }
 
     fn show(&self, at: Timestamp) -> String {
@@ -621,6 +643,17 @@ fn sentence(service: &Service) -> String {
         if let Some(error) = &active.last_error {
             text += &format!(" ({})", error.text);
         }
+    }
+    if let Some(next) = service
+        .next_switch
+        .as_ref()
+        .filter(|next| !next.lacks.is_empty())
+    {
+        let (to, lacks) = (&next.to, next.lacks.join(", "));
+        text += &format!(
+            "; the switch of {} comes to {to}, which lacks {lacks}",
+            next.at
+        );
     }
     let others: Vec<_> = service
         .serving

@@ -5,11 +5,14 @@
 
 pub mod dialect;
 mod http;
+mod json;
+pub mod models;
 mod ollama;
 mod qdrant;
 pub mod rules;
+pub mod stream;
 
-use ::http::{Method, StatusCode};
+use ::http::{HeaderValue, Method, StatusCode};
 
 use crate::words::effect::{Effect, Meaning, Reach};
 use crate::words::names::Kind;
@@ -126,6 +129,13 @@ pub fn answer(kind: Kind, meaning: Meaning, path: &str, status: StatusCode) -> A
 pub fn says_not_there(body: &[u8]) -> bool {
     serde_json::from_slice::<serde_json::Value>(body)
         .is_ok_and(|answer| answer["result"]["exists"] == serde_json::Value::Bool(false))
+}
+
+/// The media type that a `Content-Type` names, without its parameters. In the case that Ollama
+/// writes it in.
+fn media_type(value: &HeaderValue) -> Option<&str> {
+    let value = value.to_str().ok()?;
+    value.split(';').next().map(str::trim)
 }
 
 /// The longest path that any table knows has this many segments and a few to spare.

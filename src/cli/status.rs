@@ -177,10 +177,20 @@ fn render_service(service: &Service) -> String {
             // Writing into a String cannot fail.
             let _ = writeln!(text, "    url {url}");
         }
+        if let Some(models) = &backend.models {
+            let _ = writeln!(text, "    {}", models.show());
+        }
         if let Some(error) = &backend.last_error {
             // Writing into a String cannot fail.
             let _ = writeln!(text, "    last error {}: {}", error.at, error.text);
         }
+    }
+    if !service.models_differ.is_empty() {
+        let models = service.models_differ.join(", ");
+        let _ = writeln!(
+            text,
+            "  WARNING: not the same on all backends, so embeddings stay: {models}"
+        );
     }
     if let Some(next) = &service.next_switch {
         let _ = writeln!(text, "  next switch {} to {}", next.at, next.to);

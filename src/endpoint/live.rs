@@ -18,7 +18,9 @@ use super::connection::Connection;
 use super::dials::Dials;
 use super::idle::Idle;
 use super::lost::Lost;
+use super::models::Models;
 use super::pace::Pace;
+use super::slots::Slots;
 use crate::api;
 use crate::config::snapshot::{Network, Url};
 use crate::metrics::Metrics;
@@ -66,6 +68,10 @@ pub struct Endpoint {
     pub budget: Budget,
     /// Tells its connections that the endpoint is lost, and dials that it is not thought able.
     pub lost: Lost,
+    /// Its models.
+    pub models: Models,
+    /// Its places for inference. Of the data thread only, but for looks at how busy it is.
+    pub slots: Slots,
     /// Metric handles.
     pub handles: Handles,
     /// Somebody wants it probed.
@@ -184,6 +190,8 @@ impl Endpoint {
             key,
             machine,
             lost: Lost::new(),
+            models: Models::default(),
+            slots: Slots::default(),
             probe_wanted: Notify::new(),
             answered: Stamp::never(),
             dialled: Stamp::never(),

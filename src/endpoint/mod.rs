@@ -10,7 +10,9 @@ pub mod dials;
 pub mod idle;
 pub mod live;
 pub mod lost;
+pub mod models;
 pub mod pace;
+pub mod slots;
 
 use std::sync::Arc;
 

@@ -2,10 +2,12 @@
 //!
 //! Owns the thresholds, and the repair of the tunnel. Where a verdict leads is `plan`'s matter.
 
+mod catalogue;
 pub mod inquiry;
 pub mod judge;
 pub mod looks;
 pub mod passive;
+mod prewarm;
 pub mod prober;
 pub mod rates;
 pub mod repair;

@@ -22,6 +22,7 @@ use crate::tailnet::Tailnet;
 use crate::wire;
 use crate::wire::stream::Stream;
 use crate::words::clock::{Clock, Deadline};
+use crate::words::names::Kind;
 use crate::words::outcome::Failure;
 use crate::words::verdict::Verdict;
 
@@ -66,6 +67,10 @@ impl Prober {
                 if !probed.iter().any(|known| Arc::ptr_eq(known, endpoint)) {
                     probed.push(Arc::clone(endpoint));
                     tasks.spawn(self.clone().watch(Arc::clone(endpoint)));
+                    if endpoint.key.kind == Kind::Ollama {
+                        tasks.spawn(self.clone().catalogue(Arc::clone(endpoint)));
+                        tasks.spawn(self.clone().prewarm(Arc::clone(endpoint)));
+                    }
                 }
             }
             if changes.changed().await.is_err() {

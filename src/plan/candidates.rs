@@ -2,9 +2,10 @@
 
 use jiff::Timestamp;
 
+use super::known::{Holds, Known, Load};
 use super::orders::{self, Active, Why};
 use super::reason::{Exclusion, Reason, Refusal};
-use crate::config::snapshot::{BackendId, Fallback, ServiceId, Snapshot};
+use crate::config::snapshot::{BackendId, Fallback, Policy, ServiceId, Snapshot};
 use crate::words::effect::{Effect, Meaning, Reach};
 use crate::words::verdict::Verdict;
 
@@ -15,6 +16,8 @@ pub struct Plan {
     pub active: Active,
     /// Best first. Empty only with a refusal.
     pub candidates: Vec<Candidate>,
+    /// Who may not be asked, and why.
+    pub excluded: Vec<(BackendId, Exclusion)>,
     /// Why there is none.
     pub refusal: Option<Refusal>,
 }
@@ -45,20 +48,24 @@ pub fn lead(
     snapshot: &Snapshot,
     service: ServiceId,
     meaning: Meaning,
-    verdict: impl FnOnce(BackendId) -> Verdict,
+    known: impl Fn(BackendId) -> Known,
     now: Timestamp,
 ) -> Option<Lead> {
     let active = orders::active(snapshot, service, meaning.effect, now);
+    let active = orders::held(snapshot, service, active, now, |id| known(id).unready);
     let takes_work = |id| orders::drain(snapshot, id, now).is_none();
+    let first = known(active.backend);
     let leads = takes_work(active.backend)
-        && Rank::of(verdict(active.backend)) == Rank::Able
+        && Rank::of(first.verdict) == Rank::Able
+        && first.is_ready(meaning)
+        && !by_load(snapshot, service, meaning.effect)
         && !stand_in_cannot_say(snapshot, service, meaning.effect);
     if !leads {
         return None;
     }
     let mut offering = snapshot.service(service).backends.iter();
-    let others = stays(snapshot, service, meaning).is_none()
-        && offering.any(|id| *id != active.backend && takes_work(*id));
+    let may = |id: BackendId| stays(snapshot, service, meaning, known(id)).is_none();
+    let others = offering.any(|id| *id != active.backend && takes_work(*id) && may(*id));
     let candidate = Candidate {
         backend: active.backend,
         reason: Reason::Active(active.why.clone()),
@@ -70,86 +77,152 @@ pub fn lead(
     })
 }
 
-/// The plan for a request of `meaning` to `service`. `verdicts` stands in the order of the
-/// service's backends.
-pub fn plan(
+/// The plan for a request of `meaning` to `service`. `known` stands in the order of the service's
+/// backends.
+pub fn plan<K: Copy + Into<Known>>(
     snapshot: &Snapshot,
     service: ServiceId,
     meaning: Meaning,
-    verdicts: &[Verdict],
+    known: &[K],
     now: Timestamp,
 ) -> Plan {
     let active = orders::active(snapshot, service, meaning.effect, now);
+    let unknown = Known::from(Verdict::Unknown);
+    let told = known.iter().map(|known| (*known).into());
+    let offering: Vec<(BackendId, Known)> = (snapshot.service(service).backends.iter().copied())
+        .zip(told.chain(std::iter::repeat(unknown)))
+        .collect();
+    let lacks = |id| (offering.iter()).any(|(other, known)| *other == id && known.unready);
+    let active = orders::held(snapshot, service, active, now, lacks);
+    let (order, excluded) = sorted_out(snapshot, service, meaning, (&active, &offering), now);
     if stand_in_cannot_say(snapshot, service, meaning.effect) {
         return Plan {
             active,
             candidates: Vec::new(),
+            excluded,
             refusal: Some(Refusal::StandIn),
         };
     }
-    let mut order: Vec<(Rank, BackendId)> = (snapshot.service(service).backends.iter())
-        .zip(
-            verdicts
-                .iter()
-                .copied()
-                .chain(std::iter::repeat(Verdict::Unknown)),
-        )
-        .filter(|(id, _)| excluded(snapshot, service, meaning, &active, **id, now).is_none())
-        .map(|(id, verdict)| (Rank::of(verdict), *id))
-        .collect();
-    let fail_open = order.iter().all(|(rank, _)| *rank >= Rank::Down);
-    // A stable sort: among equals the active one first, then the order of the file.
-    order.sort_by_key(|(rank, id)| {
-        let second = *id != active.backend;
-        if fail_open {
-            (Rank::Able, second, *rank)
-        } else {
-            (*rank, second, Rank::Able)
+    let of_active = offering.iter().find(|(id, _)| *id == active.backend);
+    let verdict = of_active.map_or(unknown, |(_, known)| *known).verdict;
+    let absent = excluded.iter().find(|(id, _)| *id == active.backend);
+    let instead = match absent.map(|(_, why)| why) {
+        Some(Exclusion::Drained) => Reason::InsteadOfDrained,
+        Some(Exclusion::ModelMissing) => Reason::ModelOnlyThere,
+        Some(Exclusion::Unready) => Reason::InsteadOfUnready,
+        _ if Rank::of(verdict) == Rank::Able && by_load(snapshot, service, meaning.effect) => {
+            Reason::LeastLoaded
         }
-    });
-    let verdict = verdict_of(snapshot, service, verdicts, active.backend);
-    let candidates: Vec<_> = (order.iter().enumerate())
-        .map(|(place, (_, id))| Candidate {
-            backend: *id,
-            reason: reason(&active, *id, place, verdict, snapshot, now),
+        _ => Reason::Instead(verdict),
+    };
+    let candidates: Vec<_> = (in_order(order, active.backend).enumerate())
+        .map(|(place, backend)| Candidate {
+            backend,
+            reason: match place {
+                _ if backend == active.backend => Reason::Active(active.why.clone()),
+                0 => instead.clone(),
+                _ => Reason::Next,
+            },
         })
         .collect();
     let refusal = candidates.is_empty().then_some(Refusal::Drained);
     Plan {
         active,
         candidates,
+        excluded,
         refusal,
     }
 }
 
-/// Why `backend` is no candidate for a request of `meaning`; `None`: it is one.
-pub fn excluded(
+/// Best first. A stable sort: among equals the active one first, then the order of the file.
+fn in_order(
+    mut order: Vec<(Rank, Load, BackendId)>,
+    active: BackendId,
+) -> impl Iterator<Item = BackendId> {
+    let fail_open = order.iter().all(|(rank, ..)| *rank >= Rank::Down);
+    order.sort_by_key(|(rank, load, id)| {
+        let second = *id != active;
+        if fail_open {
+            (Rank::Able, Load::default(), second, *rank)
+        } else {
+            (*rank, *load, second, Rank::Able)
+        }
+    });
+    order.into_iter().map(|(_, _, id)| id)
+}
+
+type SortedOut = (Vec<(Rank, Load, BackendId)>, Vec<(BackendId, Exclusion)>);
+
+/// Who may be asked, in the order of the file, and who may not, and why.
+fn sorted_out(
     snapshot: &Snapshot,
     service: ServiceId,
     meaning: Meaning,
-    active: &Active,
-    backend: BackendId,
+    (active, offering): (&Active, &[(BackendId, Known)]),
     now: Timestamp,
-) -> Option<Exclusion> {
-    if orders::drain(snapshot, backend, now).is_some() {
-        return Some(Exclusion::Drained);
+) -> SortedOut {
+    let (mut order, mut excluded) = (Vec::with_capacity(offering.len()), Vec::new());
+    let decides = by_load(snapshot, service, meaning.effect);
+    let load = |known: &Known| if decides { known.load } else { Load::default() };
+    for (id, known) in offering {
+        let why = if orders::drain(snapshot, *id, now).is_some() {
+            Some(Exclusion::Drained)
+        } else if *id == active.backend {
+            unready(meaning, *known)
+        } else {
+            stays(snapshot, service, meaning, *known)
+        };
+        match why {
+            None => order.push((Rank::of(known.verdict), load(known), *id)),
+            Some(why) => excluded.push((*id, why)),
+        }
     }
-    if backend == active.backend {
-        return None;
+    // The active one lacks what nobody else is known to have: its own answer says so.
+    let there = |id: &BackendId| {
+        let known = offering.iter().find(|(other, _)| other == id);
+        known.is_some_and(|(_, known)| matches!(known.holds, Holds::Named | Holds::Same))
+    };
+    let missing = (active.backend, Exclusion::ModelMissing);
+    let unready = (active.backend, Exclusion::Unready);
+    let stands = excluded.iter().position(|one| {
+        *one == missing && !order.iter().any(|(.., id)| there(id))
+            || *one == unready && order.is_empty()
+    });
+    if let Some(place) = stands {
+        excluded.remove(place);
+        let known = offering.iter().find(|(id, _)| *id == active.backend);
+        order.extend(known.map(|(id, known)| (Rank::of(known.verdict), load(known), *id)));
     }
-    stays(snapshot, service, meaning)
+    (order, excluded)
 }
 
-/// Why a request of `meaning` goes to nobody but the active backend; `None`: it may move.
-fn stays(snapshot: &Snapshot, service: ServiceId, meaning: Meaning) -> Option<Exclusion> {
+/// Why a request of `meaning` does not go to a backend for want of models, be it the active one.
+fn unready(meaning: Meaning, known: Known) -> Option<Exclusion> {
+    if known.is_unready(meaning) {
+        Some(Exclusion::Unready)
+    } else if known.is_ready(meaning) {
+        None
+    } else {
+        Some(Exclusion::ModelMissing)
+    }
+}
+
+/// Why a request of `meaning` goes to nobody but the active backend; `None`: it may move to one of
+/// which so much is known.
+fn stays(
+    snapshot: &Snapshot,
+    service: ServiceId,
+    meaning: Meaning,
+    known: Known,
+) -> Option<Exclusion> {
     let fallback = snapshot.service(service).fallback;
     match (meaning.effect, meaning.reach, fallback) {
         (Effect::Write | Effect::Admin, _, _) => Some(Exclusion::ChangesStay),
         (_, Reach::OneBackend, _) => Some(Exclusion::OneBackend),
-        (_, Reach::SameModel, _) => Some(Exclusion::ModelUnknown),
-        (Effect::Read, Reach::Any, Fallback::All | Fallback::Reads)
-        | (Effect::Inference, Reach::Any, Fallback::All) => None,
-        (_, Reach::Any, _) => Some(Exclusion::NoFallback),
+        (_, Reach::SameModel, _) if known.holds != Holds::Same => Some(Exclusion::ModelUnknown),
+        (Effect::Read, _, Fallback::All | Fallback::Reads)
+        | (Effect::Inference, _, Fallback::All) => unready(meaning, known),
+        _ => Some(Exclusion::NoFallback),
     }
 }
 
@@ -159,6 +232,11 @@ fn stand_in_cannot_say(snapshot: &Snapshot, service: ServiceId, effect: Effect) 
         && effect.changes()
         && orders::holds_data(snapshot, service)
         && snapshot.active_backend.is_none()
+}
+
+/// Whether how much backends have to do decides between those that are able.
+fn by_load(snapshot: &Snapshot, service: ServiceId, effect: Effect) -> bool {
+    snapshot.service(service).policy == Policy::LeastLoaded && effect == Effect::Inference
 }
 
 /// How willingly an endpoint with a verdict is asked.
@@ -179,38 +257,6 @@ impl Rank {
             Verdict::Down => Self::Down,
             Verdict::Asleep => Self::Asleep,
         }
-    }
-}
-
-fn verdict_of(
-    snapshot: &Snapshot,
-    service: ServiceId,
-    verdicts: &[Verdict],
-    backend: BackendId,
-) -> Verdict {
-    let place = snapshot.service(service).place_of(backend);
-    place
-        .and_then(|place| verdicts.get(place))
-        .copied()
-        .unwrap_or(Verdict::Unknown)
-}
-
-fn reason(
-    active: &Active,
-    backend: BackendId,
-    place: usize,
-    verdict: Verdict,
-    snapshot: &Snapshot,
-    now: Timestamp,
-) -> Reason {
-    if backend == active.backend {
-        Reason::Active(active.why.clone())
-    } else if place > 0 {
-        Reason::Next
-    } else if orders::drain(snapshot, active.backend, now).is_some() {
-        Reason::InsteadOfDrained
-    } else {
-        Reason::Instead(verdict)
     }
 }
 

@@ -4,6 +4,7 @@
 //! that `explain` and tests call the very functions that traffic calls.
 
 pub mod candidates;
+pub mod known;
 pub mod orders;
 pub mod reason;
 pub mod route;

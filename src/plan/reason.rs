@@ -12,6 +12,12 @@ pub enum Reason {
     Instead(Verdict),
     /// It stands in for the active one, which is drained.
     InsteadOfDrained,
+    /// It has the model, and the active one has not.
+    ModelOnlyThere,
+    /// It stands in for the active one, which lacks what `require` names.
+    InsteadOfUnready,
+    /// It will begin with it before the active one.
+    LeastLoaded,
     /// It is asked if those before it fail.
     Next,
 }
@@ -27,6 +33,10 @@ pub enum Exclusion {
     OneBackend,
     /// Embeddings of two backends agree only if their models do, which is not known.
     ModelUnknown,
+    /// It is known to lack the model that is asked for.
+    ModelMissing,
+    /// It is known to lack what `require` names.
+    Unready,
     /// `fallback` does not let this effect move.
     NoFallback,
 }
@@ -47,6 +57,7 @@ impl Reason {
             Self::Active(Why::ActiveBackend) => "active:active-backend",
             Self::Active(Why::Pin(_)) => "active:pin",
             Self::Active(Why::Schedule(_)) => "active:schedule",
+            Self::Active(Why::Held(_)) => "active:held",
             Self::Active(Why::Default) => "active:default",
             Self::Active(Why::OnlyOffer) => "active:only-offer",
             Self::Instead(Verdict::Unknown) => "fallback:unknown",
@@ -56,6 +67,9 @@ impl Reason {
             Self::Instead(Verdict::Down) => "fallback:down",
             Self::Instead(Verdict::Returning) => "fallback:returning",
             Self::InsteadOfDrained => "fallback:drained",
+            Self::ModelOnlyThere => "model-only-there",
+            Self::InsteadOfUnready => "fallback:unready",
+            Self::LeastLoaded => "least-loaded",
             Self::Next => "fallback",
         }
     }
@@ -73,6 +87,8 @@ impl Exclusion {
             Self::ModelUnknown => {
                 "not active: embeddings may move only where the model is known to be the same"
             }
+            Self::ModelMissing => "it lacks the model that is asked for",
+            Self::Unready => "it lacks a model that `require` names",
             Self::NoFallback => "not active: `fallback` keeps this effect on the active backend",
         }
     }

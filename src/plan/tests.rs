@@ -12,13 +12,16 @@ use super::route::{match_route, upstream_path};
 use super::schedule::next_switch;
 use crate::config::snapshot::{
     Backend, BackendId, DialWay, Drain, Fallback, HostHeader, Listen, Login, Network, Origin, Pin,
-    Route, Run, Schedule, Service, ServiceId, Snapshot, Switch, Tailnet, Tailscaled, Timeouts,
+    Policy, Route, Run, Schedule, Service, ServiceId, Snapshot, Switch, Tailnet, Tailscaled,
+    Timeouts,
 };
 use crate::words::effect::{Effect, Meaning, Reach};
 use crate::words::names::{BackendName, Kind, ServiceName};
 use crate::words::verdict::Verdict::{self, Asleep, Down, Suspect, Unknown, Up};
 
 mod lead;
+mod load;
+mod models;
 
 const M1: BackendId = BackendId(0);
 const DEV1: BackendId = BackendId(1);
@@ -67,6 +70,24 @@ fn run() -> Run {
     }
 }
 
+fn service(id: ServiceId, name: &str, kind: Kind, port: u16, fallback: Fallback) -> Service {
+    Service {
+        listen: None,
+        whole: route("/", id),
+        name: ServiceName::new(name).unwrap(),
+        kind,
+        port,
+        fallback,
+        require: Vec::new(),
+        holds_switch: true,
+        prewarm: Vec::new(),
+        policy: Policy::Active,
+        limit: None,
+        timeouts: timeouts(),
+        backends: vec![M1, DEV1],
+    }
+}
+
 fn main_system() -> Snapshot {
     let backend = |name: &str| Backend {
         name: BackendName::new(name).unwrap(),
@@ -74,16 +95,6 @@ fn main_system() -> Snapshot {
         url: None,
         network: Network::Tailnet,
         drain: None,
-    };
-    let service = |id, name: &str, kind, port, fallback| Service {
-        listen: None,
-        whole: route("/", id),
-        name: ServiceName::new(name).unwrap(),
-        kind,
-        port,
-        fallback,
-        timeouts: timeouts(),
-        backends: vec![M1, DEV1],
     };
     let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
     Snapshot {

@@ -12,13 +12,17 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use crate::config::snapshot::{BackendId, ServiceId, Snapshot};
+use crate::api::models::Model;
+use crate::config::snapshot::{BackendId, Policy, ServiceId, Snapshot};
 use crate::config::{self, Report};
 use crate::endpoint::live::Endpoint;
 use crate::endpoint::{Endpoints, reconcile};
 use crate::metrics::Metrics;
+use crate::plan::known::{Holds, Known, Load};
+use crate::plan::orders::{self, Active};
 use crate::words::clock::Clock;
-use crate::words::verdict::Verdict;
+use crate::words::effect::{Effect, Meaning};
+use crate::words::names::Kind;
 
 /// Configurations whose changes are remembered.
 const REMEMBERED: usize = 16;
@@ -75,6 +79,14 @@ pub struct Rejection {
     pub count: usize,
 }
 
+/// The model that a request asks for.
+#[derive(Debug, Default)]
+pub struct Asked<'m> {
+    model: Option<&'m Model>,
+    /// What the active backend has under that name.
+    digest: Option<String>,
+}
+
 impl Live {
     /// The endpoint of `service` on `backend`, which offers it.
     pub fn endpoint(&self, service: ServiceId, backend: BackendId) -> Option<&Arc<Endpoint>> {
@@ -82,13 +94,77 @@ impl Live {
         self.endpoints.get(service.0)?.get(place)
     }
 
-    /// The verdicts of a service's endpoints, in the order of its backends.
-    pub fn verdicts(&self, service: ServiceId) -> Vec<Verdict> {
+    /// The active backend of a service for an effect: whom orders and schedule name, or whom they
+    /// named before a switch that is held.
+    pub fn active(&self, service: ServiceId, effect: Effect, now: Timestamp) -> Active {
+        let active = orders::active(&self.snapshot, service, effect, now);
+        let require = &self.snapshot.service(service).require;
+        let lacks = |backend| {
+            let endpoint = self.endpoint(service, backend);
+            endpoint.is_some_and(|endpoint| endpoint.models.lacks(require))
+        };
+        orders::held(&self.snapshot, service, active, now, lacks)
+    }
+
+    /// What is known of a service's endpoints for a request, in the order of its backends.
+    pub fn known(&self, service: ServiceId, asked: &Asked<'_>) -> Vec<Known> {
         let endpoints = self.endpoints.get(service.0).map_or(&[][..], Vec::as_slice);
-        endpoints
+        let known = endpoints
             .iter()
-            .map(|endpoint| endpoint.verdict())
-            .collect()
+            .map(|endpoint| self.known_of(service, endpoint, asked));
+        known.collect()
+    }
+
+    /// What is known of an endpoint of a service for a request.
+    pub fn known_of(&self, service: ServiceId, endpoint: &Endpoint, asked: &Asked<'_>) -> Known {
+        let verdict = endpoint.verdict();
+        if endpoint.key.kind != Kind::Ollama {
+            return Known::from(verdict);
+        }
+        let holds = |model| {
+            let holds = |digest: Option<&str>| match digest {
+                None => Holds::Lacks,
+                Some(digest) if !digest.is_empty() && asked.digest.as_deref() == Some(digest) => {
+                    Holds::Same
+                }
+                Some(_) => Holds::Named,
+            };
+            endpoint.models.digest(model, holds).unwrap_or_default()
+        };
+        Known {
+            verdict,
+            holds: asked.model.map_or(Holds::Unknown, holds),
+            unready: endpoint
+                .models
+                .lacks(&self.snapshot.service(service).require),
+            load: self.load(service, endpoint, asked.model),
+        }
+    }
+
+    /// How much an endpoint has to do, where that decides.
+    fn load(&self, service: ServiceId, endpoint: &Endpoint, model: Option<&Model>) -> Load {
+        let service = self.snapshot.service(service);
+        if service.policy != Policy::LeastLoaded {
+            return Load::default();
+        }
+        let warm = model.is_none_or(|model| endpoint.models.is_loaded(model));
+        Load::of(endpoint.slots.busy(), service.limit.as_ref(), warm)
+    }
+
+    /// What a request for a model asks for: the very one that the active backend has.
+    pub fn asked<'m>(
+        &self,
+        service: ServiceId,
+        meaning: Meaning,
+        model: Option<&'m Model>,
+        now: Timestamp,
+    ) -> Asked<'m> {
+        let digest = model.and_then(|model| {
+            let active = self.active(service, meaning.effect, now).backend;
+            let told = &self.endpoint(service, active)?.models;
+            told.digest(model, |digest| digest.map(str::to_owned))?
+        });
+        Asked { model, digest }
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::again::{Again, Standing, again};
 use super::call::{Call, Outbound};
 use super::connect::{Terms, ask_for_probes_until, connect};
+use super::queue;
 use super::record::Record;
 use super::stream::Coming;
 use crate::api::{self, Answer};
@@ -25,7 +26,7 @@ use crate::endpoint::live::Endpoint;
 use crate::health::passive;
 use crate::plan::candidates::{Candidate, Plan};
 use crate::plan::orders::Active;
-use crate::plan::reason::Refusal;
+use crate::plan::reason::{Reason, Refusal};
 use crate::words::clock::Deadline;
 use crate::words::effect::Effect;
 use crate::words::outcome::{Failure, Kind, Phase};
@@ -84,16 +85,28 @@ pub(super) async fn answer(
     let (mut missing, mut fresh) = (false, false);
     loop {
         let others = round.others();
+        let admitted = queue::admit(call, &round.left, others, record).await;
+        if let Ok(Some(backend)) = admitted {
+            round.prefer(backend);
+        }
         let Some(candidate) = round.left.front().cloned() else {
             return Err(round.failed(missing));
         };
+        if record.waited() {
+            // While it stood in line it did not wait for a backend.
+            patience.resume(now);
+            now = Instant::now();
+        }
         let terms = Terms {
             now,
             fresh,
             others,
             left: patience.left_at(now),
         };
-        let asked = attempt(call, &mut round, &candidate, terms, &mut outbound, record).await;
+        let asked = match admitted {
+            Ok(_) => attempt(call, &mut round, &candidate, terms, &mut outbound, record).await,
+            Err(failure) => Err(failure),
+        };
         let failure = match asked {
             Ok(answered) => return Ok(answered),
             Err(failure) => failure,
@@ -107,6 +120,7 @@ pub(super) async fn answer(
             // A hedge may have asked one of them meanwhile.
             others: round.others(),
             tried_fresh: fresh,
+            spill: call.spills(),
             missing,
         };
         if failure.phase != Phase::Unsent {
@@ -155,6 +169,7 @@ impl Round<'_> {
             active,
             candidates,
             refusal,
+            ..
         } = call.plan_at(now);
         match refusal {
             Some(refusal) => Err(Unanswered::Refused { refusal, active }),
@@ -177,6 +192,20 @@ impl Round<'_> {
         if let (Some(at), Some(first)) = (self.unplanned.take(), self.left.front()) {
             let others = call.plan_at(at).behind(first.backend);
             self.left.extend(others);
+        }
+    }
+
+    /// One of those who are left has a place for the request: it is asked first.
+    fn prefer(&mut self, backend: BackendId) {
+        let place = self.left.iter().position(|one| one.backend == backend);
+        if let Some(mut candidate) = place
+            .filter(|place| *place > 0)
+            .and_then(|place| self.left.remove(place))
+        {
+            if candidate.reason == Reason::Next {
+                candidate.reason = Reason::LeastLoaded;
+            }
+            self.left.push_front(candidate);
         }
     }
 

@@ -19,12 +19,14 @@ use super::record::Record;
 use super::rewrite::View;
 use super::tunnel;
 use crate::api;
-use crate::config::snapshot::{Route, Service, Timeouts};
+use crate::api::models::Model;
+use crate::config::snapshot::{Policy, Route, Service, Timeouts};
 use crate::endpoint::connection::Outgoing;
 use crate::endpoint::live::Endpoint;
 use crate::plan::candidates::{Lead, Plan, lead, plan};
+use crate::plan::known::Known;
 use crate::plan::route::meaning;
-use crate::reload::store::Live;
+use crate::reload::store::{Asked, Live};
 use crate::words::clock::Deadline;
 use crate::words::effect::{Effect, Meaning};
 use crate::words::verdict::Verdict;
@@ -52,6 +54,8 @@ pub(super) struct Call<'a> {
     pub(super) total: Option<Deadline>,
     /// Whether a backend may have read something of it that has no outcome yet.
     pub(super) sent: AtomicBool,
+    /// The model that it asks for, as far as that is known.
+    pub(super) model: Option<Model>,
     /// The protocol that it asks for instead of HTTP, where its route passes that on.
     pub(super) upgrade: Option<HeaderValue>,
 }
@@ -86,6 +90,7 @@ impl<'a> Call<'a> {
             wall: record.time,
             total,
             sent: AtomicBool::new(false),
+            model: None,
             upgrade: None,
         }
     }
@@ -96,6 +101,12 @@ impl<'a> Call<'a> {
 
     pub(super) fn timeouts(&self) -> &'a Timeouts {
         &self.route.timeouts
+    }
+
+    /// Whether one that finds a line full may go to another backend.
+    pub(super) fn spills(&self) -> bool {
+        let service = self.service();
+        service.policy == Policy::LeastLoaded || service.limit.is_some_and(|limit| limit.spill)
     }
 
     /// How its client sees the backend that is asked at `endpoint`.
@@ -111,24 +122,28 @@ impl<'a> Call<'a> {
 
     /// The same as things stand at an instant.
     pub(super) fn plan_at(&self, now: Timestamp) -> Plan {
-        let verdicts = self.live.verdicts(self.route.service);
-        plan(
-            &self.live.snapshot,
-            self.route.service,
-            self.meaning,
-            &verdicts,
-            now,
-        )
+        let service = self.route.service;
+        let known = self.live.known(service, &self.asked(now));
+        plan(&self.live.snapshot, service, self.meaning, &known, now)
     }
 
     /// How that plan begins, if that can be said without all of it.
     pub(super) fn lead_at(&self, now: Timestamp) -> Option<Lead> {
         let service = self.route.service;
-        let verdict = |backend| {
+        let asked = self.asked(now);
+        let known = |backend| {
             let endpoint = self.live.endpoint(service, backend);
-            endpoint.map_or(Verdict::Unknown, |endpoint| endpoint.verdict())
+            let unknown = || Known::from(Verdict::Unknown);
+            endpoint.map_or_else(unknown, |endpoint| {
+                self.live.known_of(service, endpoint, &asked)
+            })
         };
-        lead(&self.live.snapshot, service, self.meaning, verdict, now)
+        lead(&self.live.snapshot, service, self.meaning, known, now)
+    }
+
+    fn asked(&self, now: Timestamp) -> Asked<'_> {
+        let model = self.model.as_ref();
+        (self.live).asked(self.route.service, self.meaning, model, now)
     }
 
     /// How long the head of its answer may take from when it was sent.

@@ -15,6 +15,7 @@ use super::record::Record;
 use super::rules::{self, Refusal};
 use super::stream::Downstream;
 use super::{Proxy, headers, payload, respond, token, tunnel};
+use crate::api::models::{model_of, names_model};
 use crate::plan::route::upstream_path;
 use crate::words::outcome::{Failure, Kind};
 
@@ -62,7 +63,7 @@ pub(super) async fn serve(
         return respond::goes_round(&call, record);
     }
     peer.upgrading(on_upgrade.is_some());
-    forward(&call, request, on_upgrade, record).await
+    forward(call, request, on_upgrade, record).await
 }
 
 /// Whether it may be read at all, by what hyper shows of it and by what hyper hides.
@@ -80,24 +81,29 @@ fn admit(peer: &Peer, request: &Request<Incoming>) -> Result<(), Refusal> {
 
 /// Reads the body, asks the candidates, and answers with what came of it.
 async fn forward(
-    call: &Call<'_>,
+    mut call: Call<'_>,
     request: Request<Incoming>,
     on_upgrade: Option<OnUpgrade>,
     mut record: Record,
 ) -> Response<Downstream> {
     let (parts, body) = request.into_parts();
-    let payload = match payload::read(call, body).await {
+    let named = names_model(call.service().kind, call.meaning, &parts.headers);
+    let payload = match payload::read(&call, body, named).await {
         Ok(payload) => payload,
         Err(failure) => {
             call.peer.refused();
-            return respond::failed(call, failure, record);
+            return respond::failed(&call, failure, record);
         }
     };
     if call.peer.is_bad_body() {
         call.peer.refused();
         let failure = Failure::unsent(Kind::ClientBody, "its chunks do not end as HTTP says");
-        return respond::failed(call, failure, record);
+        return respond::failed(&call, failure, record);
     }
+    if named {
+        call.model = model_of(call.meaning, payload.held_bytes());
+    }
+    let call = &call;
     if payload.is_stream() {
         call.peer.body_waits();
     }

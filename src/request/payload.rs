@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::call::Call;
+use crate::api::models::PREFIX;
 use crate::endpoint::connection::{Outgoing, of_client_body};
 use crate::words::clock::Deadline;
 use crate::words::effect::Effect;
@@ -43,11 +44,15 @@ struct Reserved {
     budget: Budget,
 }
 
-/// Reads `body` whole if it is small enough, or its beginning.
+/// Reads `body` whole if it is small enough, or its beginning, where that is wanted as a `prefix`.
 ///
 /// # Errors
 /// The client broke HTTP, left, or sent nothing for `idle`.
-pub(super) async fn read(call: &Call<'_>, mut body: Incoming) -> Result<Payload, Failure> {
+pub(super) async fn read(
+    call: &Call<'_>,
+    mut body: Incoming,
+    prefix: bool,
+) -> Result<Payload, Failure> {
     let idle = call.idle_bound();
     let limit = if call.meaning.effect == Effect::Inference {
         WHOLE_INFERENCE
@@ -64,7 +69,8 @@ pub(super) async fn read(call: &Call<'_>, mut body: Incoming) -> Result<Payload,
             reserved,
         });
     }
-    if body.size_hint().lower() > limit as u64 {
+    let large = body.size_hint().lower() > limit as u64;
+    if large && !prefix {
         return Ok(Payload {
             body: Outgoing::stream(Bytes::new(), body, idle),
             reserved,
@@ -82,7 +88,7 @@ pub(super) async fn read(call: &Call<'_>, mut body: Incoming) -> Result<Payload,
         };
         let fits = reserved.bytes + piece.len() <= limit && reserved.grow(piece.len());
         pieces = pieces.and(piece);
-        if !fits {
+        if !fits || large && reserved.bytes >= PREFIX {
             return Ok(Payload {
                 body: Outgoing::stream(pieces.join(), body, idle),
                 reserved,
@@ -181,6 +187,14 @@ impl Payload {
     /// Whether it is sent as it comes, once.
     pub(super) fn is_stream(&self) -> bool {
         matches!(self.body, Outgoing::Stream { .. })
+    }
+
+    /// What was read of it.
+    pub(super) fn held_bytes(&self) -> &[u8] {
+        match &self.body {
+            Outgoing::Whole(bytes) | Outgoing::Trailed { bytes, .. } => bytes,
+            Outgoing::Stream { prefix, .. } => prefix,
+        }
     }
 
     /// Bytes of it that are in memory.

@@ -11,7 +11,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -55,6 +55,10 @@ struct State {
     refused: bool,
     /// A request for another protocol is under way.
     upgrading: bool,
+    /// The socket took nothing more when it was last written to.
+    full: bool,
+    /// Who waits until it does.
+    waits: Option<Waker>,
     tunnel: Option<Tunnel>,
 }
 
@@ -71,6 +75,8 @@ impl Peer {
             old: false,
             refused: false,
             upgrading: false,
+            full: false,
+            waits: None,
             tunnel: None,
         };
         Arc::new(Self {
@@ -150,6 +156,16 @@ impl Peer {
         let _ = self.state().io.try_write(bytes);
     }
 
+    /// Ready when the socket took all that hyper had for it.
+    pub(super) fn poll_sent(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.state();
+        if state.full {
+            state.waits = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    }
+
     /// Ready when the client left and hyper does not look.
     pub(super) fn poll_gone(&self, timer: &mut Timer, cx: &mut Context<'_>) -> Poll<()> {
         loop {
@@ -218,6 +234,16 @@ impl Peer {
     }
 }
 
+impl State {
+    /// hyper wrote; whether the socket was full.
+    fn wrote(&mut self, full: bool) {
+        self.full = full;
+        if let Some(waits) = self.waits.take_if(|_| !full) {
+            waits.wake();
+        }
+    }
+}
+
 /// The timer of [`Peer::poll_gone`], made when it is first needed.
 pub(super) type Timer = Option<Pin<Box<Sleep>>>;
 
@@ -250,7 +276,10 @@ impl AsyncWrite for ClientIo {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0.state().io).poll_write(cx, bytes)
+        let mut state = self.0.state();
+        let written = Pin::new(&mut state.io).poll_write(cx, bytes);
+        state.wrote(written.is_pending());
+        written
     }
 
     fn poll_write_vectored(
@@ -258,7 +287,10 @@ impl AsyncWrite for ClientIo {
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        write_pieces(Pin::new(&mut self.0.state().io), cx, pieces)
+        let mut state = self.0.state();
+        let written = write_pieces(Pin::new(&mut state.io), cx, pieces);
+        state.wrote(written.is_pending());
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

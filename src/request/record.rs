@@ -15,12 +15,16 @@ use tokio::time::Instant;
 
 use super::Proxy;
 pub use super::access::{AccessLog, Form, Line};
-use super::access::{Entry, Millis};
+use super::access::{Entry, Millis, Stood};
 use super::beat::Beats;
 use super::call::Call;
+use super::queue::Queued;
 use super::rules::Refusal;
 use super::trace::Trace;
+use crate::api::models::changes_models;
+use crate::api::stream::{Ending, Watcher};
 use crate::endpoint::live::Endpoint;
+use crate::endpoint::slots::Slot;
 use crate::plan::reason::Reason;
 use crate::words::names::ServiceName;
 use crate::words::outcome::{Failure, Kind, Phase, Side};
@@ -71,6 +75,14 @@ pub(super) struct Record {
     trace: Option<Trace>,
     /// Of requests that went well, one in so many is logged.
     sample: u16,
+    /// How a model's stream stood when it was last looked at.
+    stream: Option<Ending>,
+    /// How it stood in line for a place at the backend.
+    queued: Option<Queued>,
+    /// Its place there.
+    slot: Option<Slot>,
+    /// The models of its endpoint may be others afterwards.
+    restocks: bool,
     ended: bool,
 }
 
@@ -96,6 +108,10 @@ impl Record {
             first_byte: None,
             trace: None,
             sample: 1,
+            stream: None,
+            queued: None,
+            slot: None,
+            restocks: false,
             ended: false,
         }
     }
@@ -119,12 +135,51 @@ impl Record {
         self.service = Some(call.service().name.clone());
         self.effect = call.meaning.effect.as_str();
         self.op = call.meaning.op;
+        self.restocks = changes_models(call.service().kind, call.meaning);
     }
 
     /// So much of its body was read; `rest` counts what is read when it is sent.
     pub(super) fn read(&mut self, bytes: usize, rest: Option<Arc<AtomicU64>>) {
         self.bytes_in = bytes as u64;
         self.rest = rest;
+    }
+
+    /// Whether it has a place at `endpoint`.
+    pub(super) fn has_place_at(&self, endpoint: &Arc<Endpoint>) -> bool {
+        let there = (self.endpoint.as_ref()).is_some_and(|last| Arc::ptr_eq(last, endpoint));
+        there && self.slot.is_some()
+    }
+
+    /// It stands, or stood, in line so.
+    pub(super) fn stands(&mut self, queued: Queued) {
+        self.queued = Some(queued);
+    }
+
+    /// It stands in line no more.
+    pub(super) fn has_waited(&mut self) {
+        if let Some(queued) = &mut self.queued {
+            queued.ends();
+        }
+    }
+
+    /// Whether it stood in line.
+    pub(super) fn waited(&self) -> bool {
+        self.queued.is_some_and(|queued| queued.position > 0)
+    }
+
+    /// It goes elsewhere.
+    pub(super) fn gives_up_its_place(&mut self) {
+        self.slot = None;
+    }
+
+    /// How it stood in line, as a header says it.
+    pub(super) fn queue(&self) -> Option<HeaderValue> {
+        HeaderValue::from_str(&self.queued.as_ref()?.to_string()).ok()
+    }
+
+    /// It has a place at the endpoint that it goes to now.
+    pub(super) fn placed(&mut self, slot: Slot) {
+        self.slot = Some(slot);
     }
 
     /// An attempt at `endpoint` begins.
@@ -135,7 +190,7 @@ impl Record {
             .as_ref()
             .is_some_and(|last| Arc::ptr_eq(last, endpoint));
         if !same {
-            self.leave();
+            self.depart();
             endpoint.handles.in_flight.inc();
             endpoint.handles.request_bytes.inc_by(self.bytes_in);
             self.endpoint = Some(Arc::clone(endpoint));
@@ -183,7 +238,11 @@ impl Record {
         }
         let backend = self.backend();
         if active != backend {
-            let why = self.reason.strip_prefix("fallback:").unwrap_or("order");
+            let other = self.reason.strip_prefix("fallback:");
+            let why = match self.reason.as_ref() {
+                own @ ("model-only-there" | "least-loaded") => own,
+                _ => other.unwrap_or("order"),
+            };
             let labels = [self.service(), active, backend, why];
             let fallbacks = &self.proxy.metrics.fallbacks;
             fallbacks.with_label_values(&labels).inc();
@@ -203,6 +262,11 @@ impl Record {
     /// A piece of the answer passed.
     pub(super) fn passed(&mut self, bytes: usize) {
         self.bytes_out += bytes as u64;
+    }
+
+    /// What was read along of its answer.
+    pub(super) fn watched(&mut self, watcher: &Watcher) {
+        self.stream = watcher.is_stream().then(|| watcher.ending());
     }
 
     /// It ended.
@@ -227,9 +291,16 @@ impl Record {
     fn write(&mut self, end: End, now: Instant) {
         self.ended = true;
         self.add_rest();
+        if let (true, Some(endpoint)) = (self.restocks, &self.endpoint) {
+            // Half a pull may have left something, too.
+            endpoint.models.want();
+        }
         let took = now.saturating_duration_since(self.began);
         self.count(end, took);
         let well = end == End::Complete && self.status < 400;
+        if let (true, Some(slot)) = (well, &self.slot) {
+            slot.ended_well(now);
+        }
         if !well || self.proxy.log.is_due(self.sample) {
             self.proxy.log.write(&self.line(end, took));
         }
@@ -255,6 +326,12 @@ impl Record {
             first_byte_ms: self.first_byte.map(Millis::of),
             total_ms: Millis::of(took),
             end: end.as_str(),
+            queue: self.queued.map(|queued| Stood {
+                position: queued.position,
+                depth: queued.depth,
+                ms: Millis::of(queued.wait()),
+            }),
+            stream: self.stream.map(|stream| stream_word(stream, end)),
             trace: self.trace,
         }
     }
@@ -281,6 +358,10 @@ impl Record {
             let seconds = metrics.request_seconds.with_label_values(&labels[..3]);
             seconds.observe(took.as_secs_f64());
         }
+        if let Some(stream) = self.stream {
+            let labels = [self.service(), self.backend(), stream_word(stream, end)];
+            metrics.streams.with_label_values(&labels).inc();
+        }
         match end {
             End::Truncated(cause) => {
                 let labels = [self.service(), self.backend(), cause.as_str()];
@@ -300,6 +381,11 @@ impl Record {
     }
 
     fn leave(&mut self) {
+        self.depart();
+        self.slot = None;
+    }
+
+    fn depart(&mut self) {
         if let Some(endpoint) = self.endpoint.take() {
             endpoint.handles.in_flight.dec();
         }
@@ -322,6 +408,17 @@ impl End {
             Self::Truncated(cause) => cause.as_str(),
             Self::Abandoned => "client-abort",
         }
+    }
+}
+
+/// How a model's stream ended, by what it said itself and by what became of its bytes.
+fn stream_word(stream: Ending, end: End) -> &'static str {
+    match (stream, end) {
+        // A client may leave when it has all it wants.
+        (Ending::Complete, End::Complete | End::Abandoned) => "complete",
+        (_, End::Abandoned) => "cancelled",
+        (Ending::Error, _) => "error-in-stream",
+        _ => "truncated",
     }
 }
 

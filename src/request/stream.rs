@@ -1,6 +1,7 @@
 //! The body that the client reads: piped as it comes, with its end recorded.
 //!
-//! Invariants: the client sees a clean end only if the upstream gave one; the connection goes
+//! Invariants: the client sees a clean end only if the upstream gave one, and if a model's stream said
+//! that it is complete; the connection goes
 //! back to its endpoint only then; dropping the body (the client left) closes the connection at
 //! once, which is the only cancel signal that Ollama knows.
 
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 use super::beat::Beats;
 use super::peer::{Peer, Timer};
 use super::record::{End, Record};
+use crate::api::stream::{Ending, Watcher};
 use crate::endpoint::connection::Connection;
 use crate::endpoint::live::Endpoint;
 use crate::words::clock::{Alarm, Deadline};
@@ -47,6 +49,10 @@ pub(super) struct Passing {
     watch: Watch,
     peer: Arc<Peer>,
     look: Timer,
+    /// Reads a model's answer along.
+    watcher: Option<Box<Watcher>>,
+    /// Why it is broken off, as soon as what came before was sent.
+    breaks: Option<Failure>,
 }
 
 impl Passing {
@@ -66,12 +72,26 @@ impl Passing {
             watch,
             peer,
             look: None,
+            watcher: None,
+            breaks: None,
         }
     }
 
+    /// Reads it along.
+    pub(super) fn watched(mut self, watcher: Option<Box<Watcher>>) -> Self {
+        self.watcher = watcher;
+        self
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        if self.breaks.is_some() {
+            return self.poll_break(cx);
+        }
         match self.body.poll(cx) {
             Poll::Ready(Some(Ok(frame))) => {
+                if let (Some(watcher), Some(piece)) = (&mut self.watcher, frame.data_ref()) {
+                    watcher.see(piece);
+                }
                 let length = frame.data_ref().map_or(0, Bytes::len);
                 if let Some(now) = self.watch.progressed() {
                     // A machine whose bytes come is awake, however silent its ports.
@@ -80,21 +100,23 @@ impl Passing {
                 if let Some(record) = self.record.as_mut() {
                     record.passed(length);
                 }
-                if self.body.is_end() {
+                if self.is_end() {
                     self.complete();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(None) => {
+                if let Some(kind) = self.lacks() {
+                    let detail = "the stream ended without saying that it is complete";
+                    return self.break_off(Failure::answering(kind, detail), cx);
+                }
                 self.complete();
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(error))) => {
                 let lost = self.connection.as_ref().is_some_and(Connection::is_lost);
                 let kind = if lost { Kind::Lost } else { Kind::Broken };
-                Poll::Ready(Some(Err(
-                    self.cut(Failure::answering(kind, error.to_string()))
-                )))
+                self.break_off(Failure::answering(kind, error.to_string()), cx)
             }
             Poll::Pending => {
                 if self.peer.poll_gone(&mut self.look, cx).is_ready() {
@@ -113,7 +135,7 @@ impl Passing {
 
     /// The upstream gave a clean end: its connection may carry the next request.
     fn complete(&mut self) {
-        let Some(record) = self.record.take() else {
+        let Some(record) = self.close() else {
             return;
         };
         let now = Instant::now();
@@ -125,26 +147,80 @@ impl Passing {
 
     /// The client left: its connection and its record are dropped, which says so.
     fn abandon(&mut self) -> Failure {
-        drop((self.connection.take(), self.record.take()));
+        drop((self.connection.take(), self.close()));
         Failure::answering(Kind::ClientGone, "the client left")
     }
 
     /// The answer broke off: the client must see that too.
     fn cut(&mut self, failure: Failure) -> Failure {
         drop(self.connection.take());
-        if let Some(record) = self.record.take() {
+        if let Some(record) = self.close() {
             record.finish(End::Truncated(failure.kind), Instant::now());
         }
         failure
+    }
+
+    /// Breaks an answer off, though not at once: hyper throws away what it has not sent of an answer
+    /// that fails, which may be its head, or the line that says what failed.
+    fn break_off(
+        &mut self,
+        failure: Failure,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        self.breaks = Some(failure);
+        // It sends when it is told that nothing more is there yet.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_break(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        let late = if self.peer.poll_sent(cx).is_ready() {
+            None
+        } else {
+            Some(ready!(self.watch.poll(cx)))
+        };
+        let failure = late.or_else(|| self.breaks.take());
+        Poll::Ready(failure.map(|failure| Err(self.cut(failure))))
+    }
+
+    fn is_watched(&self) -> bool {
+        self.watcher
+            .as_ref()
+            .is_some_and(|watcher| watcher.is_stream())
+    }
+
+    /// What a stream that ends now lacks of being complete.
+    fn lacks(&self) -> Option<Kind> {
+        let watcher = self.watcher.as_ref().filter(|watcher| watcher.is_stream());
+        match watcher?.ending() {
+            Ending::Complete => None,
+            Ending::Truncated => Some(Kind::Truncated),
+            Ending::Error => Some(Kind::ErrorInStream),
+        }
+    }
+
+    /// Whether nothing more comes, and nothing more has to be found out.
+    fn is_end(&self) -> bool {
+        self.body.is_end() && self.lacks().is_none()
+    }
+
+    /// What is written down of it from now on.
+    fn close(&mut self) -> Option<Record> {
+        let mut record = self.record.take()?;
+        if let Some(watcher) = &self.watcher {
+            record.watched(watcher);
+        }
+        Some(record)
     }
 }
 
 impl Drop for Passing {
     fn drop(&mut self) {
         // hyper does not poll a body whose end is known from its head.
-        if self.body.is_end() {
+        if self.is_end() {
             self.complete();
         }
+        drop(self.close());
     }
 }
 
@@ -190,13 +266,15 @@ impl Body for Downstream {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(bytes) => bytes.is_empty(),
-            Self::Passing(passing) => passing.body.is_end(),
+            Self::Passing(passing) => passing.is_end(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            // One that may be broken off at its end is sent in chunks, whatever its length.
+            Self::Passing(passing) if passing.is_watched() => SizeHint::default(),
             Self::Passing(passing) => passing.body.size_hint(),
         }
     }

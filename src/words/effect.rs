@@ -53,7 +53,7 @@ pub enum Reach {
     /// Any backend that offers the service.
     Any,
     /// Only backends whose model is known to be the same, bit by bit: embeddings of other
-    /// weights cannot be compared. Nothing knows digests yet, so this means the active one.
+    /// weights cannot be compared. As long as nobody told its digest, this is the active one.
     SameModel,
     /// Only the backend that was asked: the answer describes that machine, or changes it.
     OneBackend,

@@ -44,12 +44,20 @@ pub enum Kind {
     Busy,
     /// A cheap read was not answered at once, and another backend is asked instead.
     Hedged,
+    /// As many requests as may wait for a place at the backend do.
+    QueueFull,
+    /// No place at the backend became free in time.
+    QueueLate,
     /// No answer head within `head`.
     HeadLate,
     /// No piece of the body within `idle`.
     IdleLate,
     /// The request did not end within `total`.
     TotalLate,
+    /// The answer ended without saying that it is complete, as its API says so.
+    Truncated,
+    /// The answer said what failed, and ended.
+    ErrorInStream,
     /// The client left.
     ClientGone,
     /// The client sent a body that breaks HTTP, or stopped sending it.
@@ -76,7 +84,7 @@ pub enum Side {
     Tailnet,
     /// The backend.
     Upstream,
-    /// A deadline of ours.
+    /// A deadline, or another bound, of ours.
     Deadline,
 }
 
@@ -112,9 +120,13 @@ impl Kind {
             Self::NotThere => "not-there",
             Self::Busy => "busy",
             Self::Hedged => "hedged",
+            Self::QueueFull => "queue-full",
+            Self::QueueLate => "queue-late",
             Self::HeadLate => "head-late",
             Self::IdleLate => "idle-late",
             Self::TotalLate => "total-late",
+            Self::Truncated => "truncated",
+            Self::ErrorInStream => "error-in-stream",
             Self::ClientGone => "client-gone",
             Self::ClientBody => "client-body",
         }
@@ -140,8 +152,14 @@ impl Kind {
             | Self::Lost
             | Self::NotThere
             | Self::Busy
-            | Self::Hedged => Side::Upstream,
-            Self::HeadLate | Self::IdleLate | Self::TotalLate => Side::Deadline,
+            | Self::Hedged
+            | Self::Truncated
+            | Self::ErrorInStream => Side::Upstream,
+            Self::QueueFull
+            | Self::QueueLate
+            | Self::HeadLate
+            | Self::IdleLate
+            | Self::TotalLate => Side::Deadline,
         }
     }
 }

@@ -82,7 +82,8 @@ async fn kept_alive_connections_are_reused_and_not_multiplied() {
 async fn inference_that_dials_afresh_does_not_grow_the_pool() {
     let stage = stage("").await;
     let chat = || stage.app.ask("POST", "/ollama/api/chat", b"{}");
-    // Those of probes.
+    stage.macs.ollama[0].saw(|counts| counts.lists == 1).await;
+    // Those of probes, and that.
     let before = stage.macs.ollama[0].counts().opened;
     for n in 1..=20 {
         assert_eq!(chat().await.status(), 200);

@@ -107,7 +107,9 @@ fn answers(mut io: TcpStream, (state, news): &(Mutex<State>, Condvar)) -> std::i
         if !head.ends_with(b"\r\n\r\n") {
             continue;
         }
-        let probe = head.starts_with(b"GET /readyz") || head.starts_with(b"GET /api/version");
+        let text = String::from_utf8_lossy(&head);
+        let ours = text.contains("user-agent: tailhop\r\n");
+        let probe = ours || text.starts_with("GET /readyz") || text.starts_with("GET /api/version");
         head.clear();
         if !probe {
             let mut state = state.lock().unwrap();

@@ -30,6 +30,23 @@ fn changes_are_told_in_words() {
             vec!["route /qdrant: nothing may fall back any more"],
         ),
         (
+            old.replace(
+                "ollama = {}",
+                "ollama = { require = { models = [\"Tiny\", \"tiny:latest\"] } }",
+            ),
+            vec!["route /o: it requires tiny:latest instead of no model"],
+        ),
+        (
+            old.replace(
+                "ollama = {}",
+                "ollama = { policy = \"least-loaded\", limit = { in_flight = 2, spill = true } }",
+            ),
+            vec![
+                "route /o: inference goes to the backend that is least-loaded instead of active",
+                "route /o: its limit is 2 at once, 100 wait up to 1m, then another instead of none",
+            ],
+        ),
+        (
             old.replace("[schedule]\n", "[schedule]\ntimezone = \"Asia/Tokyo\"\n"),
             vec!["the schedule's time zone is Asia/Tokyo instead of UTC"],
         ),

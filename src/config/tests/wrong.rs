@@ -121,7 +121,8 @@ fn a_misspelt_key_is_one_problem_and_not_a_missing_one_too() {
 fn a_key_that_does_nothing_yet_is_unknown() {
     for more in [
         "include = [\"x\"]\n",
-        "[services.web]\nport = 1\nrequire = {}\n",
+        "[services.web]\nport = 1\nrequire.collections = [\"x\"]\n",
+        "[services.web]\nport = 1\nif_not_ready = \"hold\"\n",
         "[services.web]\nport = 1\ngrpc_port = 2\n",
     ] {
         assert_eq!(one(&file(more), &[]).0, "E011", "{more}");
@@ -227,6 +228,53 @@ fn a_value_that_its_key_cannot_take_says_what_it_takes() {
         let (code, place, text) = one(&file(more), &[]);
         assert_eq!(code, "E014", "{text}");
         assert!(place.is_some() && text.contains(words), "{text}");
+    }
+}
+
+#[test]
+fn models_are_required_by_name_and_of_ollama_alone() {
+    for (more, words) in [
+        (
+            "[services.web]\nport = 1\nrequire.models = [\"tiny\"]\n",
+            "this is http",
+        ),
+        (
+            "[services.o]\nkind = \"ollama\"\nport = 1\nrequire.models = []\n",
+            "names none",
+        ),
+        (
+            "[services.o]\nkind = \"ollama\"\nport = 1\nrequire.models = [\"a:\"]\n",
+            "no name of a model",
+        ),
+        (
+            "[services.o]\nkind = \"ollama\"\nport = 1\nrequire.if_not_ready = \"hold\"\n",
+            "without models",
+        ),
+    ] {
+        let (code, place, text) = one(&file(more), &[]);
+        assert_eq!(code, "E014", "{text}");
+        assert!(place.is_some() && text.contains(words), "{text}");
+    }
+}
+
+#[test]
+fn only_an_ollama_has_a_policy_and_a_limit() {
+    for (more, words) in [
+        ("policy = \"least-loaded\"\n", "policy is of kind ollama"),
+        ("limit.in_flight = 2\n", "limit is of kind ollama"),
+    ] {
+        let more = format!("[services.web]\nport = 1\n{more}");
+        let (code, place, text) = one(&file(&more), &[]);
+        assert_eq!(code, "E014", "{text}");
+        assert!(place.is_some() && text.contains(words), "{text}");
+    }
+    for (more, want) in [
+        ("limit.queue = 2\n", "E013"),
+        ("limit.in_flight = 0\n", "E014"),
+        ("limit = { in_flight = 2, queue = 0 }\n", "E014"),
+    ] {
+        let more = format!("[services.o]\nkind = \"ollama\"\nport = 1\n{more}");
+        assert_eq!(one(&file(&more), &[]).0, want, "{more}");
     }
 }
 

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::super::candidates::{lead, plan};
+use super::super::known::Known;
 use super::super::reason::Reason;
 use super::*;
 
@@ -62,7 +63,8 @@ fn agree(
     let whole = plan(snapshot, service, meaning, &verdicts, now);
     let active = whole.active.backend;
     let able = of[active.0] == Up && whole.candidates.iter().any(|one| one.backend == active);
-    let Some(lead) = lead(snapshot, service, meaning, |id| of[id.0], now) else {
+    let known = |id: BackendId| Known::from(of[id.0]);
+    let Some(lead) = lead(snapshot, service, meaning, known, now) else {
         assert!(!able, "{meaning:?} {verdicts:?} {whole:?}");
         return false;
     };

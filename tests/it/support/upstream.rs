@@ -20,6 +20,8 @@ use super::time::{really, soon};
 const PROBES: [&str; 2] = ["/api/version", "/readyz"];
 /// What the kernel holds of what an upstream sent.
 const SEND_BUFFER: u32 = 64 * 1024;
+/// The media type of what is no stream of a model.
+const OPAQUE: &str = "application/octet-stream";
 /// One write of a flood.
 const FLOOD_PIECE: usize = 16 * 1024;
 
@@ -43,6 +45,8 @@ struct Script {
     always: Act,
     once: VecDeque<Act>,
     probe: Act,
+    list: Act,
+    loaded: Act,
     requests: Vec<Request>,
 }
 
@@ -55,6 +59,8 @@ pub(crate) struct Counts {
     pub(crate) requests: usize,
     /// Probes answered.
     pub(crate) probes: usize,
+    /// Times that it was asked for its models.
+    pub(crate) lists: usize,
     /// Connections accepted.
     pub(crate) opened: usize,
     /// Connections that ended, by either side.
@@ -166,24 +172,32 @@ pub(crate) fn close_mid_length() -> Act {
     ])
 }
 
-/// A chunked answer in pieces, with a pause before each but the first, and its clean end.
+/// A stream of a model's in pieces, and the end that HTTP gives it.
+pub(crate) fn stream(media: &str, pieces: &[&[u8]]) -> Act {
+    in_pieces(media, pieces, |_| None)
+}
+
+/// A chunked answer of no API that anybody knows, in pieces, with a pause before each but the first,
+/// and its clean end.
 pub(crate) fn pieces(pieces: &[&[u8]], pause: Duration) -> Act {
     let between = |place| (place > 0).then_some(Step::Pause(pause));
-    in_pieces(pieces, between)
+    in_pieces(OPAQUE, pieces, between)
 }
 
 /// The same, where each piece and the end wait for the gate.
 pub(crate) fn gated(pieces: &[&[u8]], gate: &Gate) -> Act {
-    in_pieces(pieces, |_| Some(Step::Gate(gate.clone())))
+    gated_stream(OPAQUE, pieces, gate)
 }
 
-fn in_pieces(pieces: &[&[u8]], before: impl Fn(usize) -> Option<Step>) -> Act {
+/// The same of a model.
+pub(crate) fn gated_stream(media: &str, pieces: &[&[u8]], gate: &Gate) -> Act {
+    in_pieces(media, pieces, |_| Some(Step::Gate(gate.clone())))
+}
+
+fn in_pieces(media: &str, pieces: &[&[u8]], before: impl Fn(usize) -> Option<Step>) -> Act {
     let chunked = head(
         200,
-        &[
-            ("content-type", "application/x-ndjson"),
-            ("transfer-encoding", "chunked"),
-        ],
+        &[("content-type", media), ("transfer-encoding", "chunked")],
     );
     let mut steps = vec![Step::Write(chunked)];
     for (place, piece) in pieces.iter().enumerate() {
@@ -223,6 +237,13 @@ impl Act {
     pub(crate) fn reset(mut self) -> Self {
         self.steps.pop();
         self.steps.push(Step::Reset);
+        self
+    }
+
+    /// It ends without the end that HTTP gives it.
+    pub(crate) fn cut(mut self) -> Self {
+        self.steps.pop();
+        self.steps.push(Step::Close);
         self
     }
 
@@ -281,6 +302,8 @@ impl Upstream {
             always: answer(200, &[("content-type", "application/json")], b"{}"),
             once: VecDeque::new(),
             probe: answer(200, &[], b"{}"),
+            list: answer(404, &[], b""),
+            loaded: answer(200, &[], b"{\"models\":[]}"),
             requests: Vec::new(),
         };
         let mut upstream = Self {
@@ -355,6 +378,21 @@ impl Upstream {
         self.script().always = act;
     }
 
+    /// The models that it tells of, with their digests.
+    pub(crate) fn models(&self, models: &[(&str, &str)]) {
+        self.lists(models_told(models));
+    }
+
+    /// Those of them that are in memory.
+    pub(crate) fn loaded(&self, models: &[(&str, &str)]) {
+        self.script().loaded = models_told(models);
+    }
+
+    /// What is done when the product asks for its models.
+    pub(crate) fn lists(&self, act: Act) {
+        self.script().list = act;
+    }
+
     /// What is done with the next request.
     pub(crate) fn once(&self, act: Act) {
         self.script().once.push_back(act);
@@ -402,6 +440,14 @@ impl Upstream {
     }
 }
 
+fn models_told(models: &[(&str, &str)]) -> Act {
+    let rows: Vec<_> = (models.iter())
+        .map(|(name, digest)| format!("{{\"name\":\"{name}\",\"digest\":\"{digest}\"}}"))
+        .collect();
+    let list = format!("{{\"models\":[{}]}}", rows.join(","));
+    answer(200, &[], list.as_bytes())
+}
+
 fn reserve(host: u8, port: u16) -> std::io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
@@ -446,9 +492,17 @@ async fn connection(mut io: TcpStream, shared: Arc<Shared>) {
     let shared = &open.0;
     let mut buffer = Vec::new();
     while let Some(head) = Head::read(&mut io, &mut buffer).await {
-        let probe = PROBES.contains(&head.word(1));
-        let act = shared.act(probe);
-        if !probe {
+        let list = head.get("user-agent") == Some("tailhop")
+            && matches!(head.word(1), "/api/tags" | "/api/ps");
+        let probe = list || PROBES.contains(&head.word(1));
+        let act = if list {
+            shared.list(head.word(1))
+        } else {
+            shared.act(probe)
+        };
+        if list {
+            shared.count(|counts| counts.lists += 1);
+        } else if !probe {
             shared.count(|counts| counts.heads += 1);
         }
         if !act.at_head {
@@ -518,6 +572,14 @@ impl Shared {
         }
         let once = script.once.pop_front();
         once.unwrap_or_else(|| script.always.clone())
+    }
+
+    /// What is answered when the product asks for models.
+    fn list(&self, target: &str) -> Act {
+        match target {
+            "/api/ps" => self.script.lock().unwrap().loaded.clone(),
+            _ => self.script.lock().unwrap().list.clone(),
+        }
     }
 
     fn record(&self, probe: bool, head: Head, body: Vec<u8>, connection: usize) {
