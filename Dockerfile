@@ -1,12 +1,13 @@
-# Two images from one file, by target:
+# Two images from one file, by argument or by target (--target sidecar, --target app):
 #
-#   docker build --target sidecar -t tailhop .         tailhop and tailscaled, nothing else
-#   docker build -t example-app .                      the Flask example on top; the last target
+#   docker build --build-arg VARIANT=sidecar -t tailhop .     tailhop and tailscaled, nothing else
+#   docker build -t example-app .                             the Flask example on top
 #
 # Both run as 65532 with a read-only root; tailscaled wants a folder that it may write: /tmp.
 # Bases are arguments, so that they can be replaced, or pinned by digest. No BuildKit is needed.
 ARG RUST_IMAGE=docker.io/library/rust:1.95-slim-bookworm
 ARG PYTHON_IMAGE=docker.io/library/python:3.12-slim-bookworm
+ARG VARIANT=app
 ARG TAILSCALE_IMAGE=docker.io/tailscale/tailscale:v1.102.3
 
 FROM ${TAILSCALE_IMAGE} AS tailscale
@@ -77,3 +78,5 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["/usr/local/bin/tailhop", "health"]
 ENTRYPOINT ["/usr/local/bin/tailhop"]
 CMD ["run", "--", "gunicorn", "app:create_app()"]
+
+FROM ${VARIANT}

@@ -689,6 +689,27 @@ fn status_health_and_explain_ask_the_running_instance() {
     );
 }
 
+#[test]
+fn status_watch_tells_what_changes_and_outlives_the_instance() {
+    let mac = mac();
+    let folder = Folder::with(&two_macs(mac.port()));
+    let running = Running::start(tailhop(["run", "--config"]).arg(folder.file()).take());
+    let admin = running.admin.to_string();
+    let mut watch = tailhop(["status", "--watch", "--admin", &admin]);
+    let mut watch = Killed(watch.stdout(Stdio::piped()).spawn().unwrap());
+    let shown = lines(watch.0.stdout.take().unwrap());
+    let until = |words: &str| {
+        while !shown.recv_timeout(PATIENCE).unwrap().contains(words) {}
+    };
+    until("ollama: macbook-m1 is active");
+    let pin = ["pin", "mac-dev1", "--for", "2h", "--reason", "an update"];
+    ended(order(&folder, &admin, &pin), 0);
+    until("ollama: mac-dev1 is active (pinned by ann");
+    drop(running);
+    until("no answer: ");
+    assert!(watch.0.try_wait().unwrap().is_none(), "it looks on");
+}
+
 /// An order with this file and this instance.
 fn order<'a>(folder: &Folder, admin: &'a str, arguments: &[&'a str]) -> Command {
     let mut command = tailhop(arguments.iter().copied().chain(["--admin", admin]));
@@ -737,6 +758,42 @@ fn an_order_is_confirmed_by_the_running_instance_and_taken_back_without_a_trace(
     let history = text(&ended(order(&folder, &admin, &["status", "--history"]), 0).stdout);
     let pinned = "active ollama: macbook-m1 -> mac-dev1 (pin by ann): an update";
     assert!(history.contains(pinned), "{history}");
+}
+
+#[test]
+fn an_order_edits_the_file_of_the_running_instance_and_no_other_one() {
+    let mac = mac();
+    let folder = Folder::with(&two_macs(mac.port()));
+    let other = Folder::with(&two_macs(9));
+    let (used, before) = (
+        fs::read_to_string(folder.file()).unwrap(),
+        fs::read_to_string(other.file()).unwrap(),
+    );
+    let running = Running::start(tailhop(["run", "--config"]).arg(folder.file()).take());
+    let admin = running.admin.to_string();
+    let pin = ["pin", "mac-dev1", "--for", "2h", "--reason", "an update"];
+
+    let told = text(&ended(order(&other, &admin, &pin), 1).stderr);
+    let path = folder.file().display().to_string();
+    for words in ["nothing was changed", &format!("--config {path}")] {
+        assert!(told.contains(words), "{words} is not in\n{told}");
+    }
+    assert_eq!(fs::read_to_string(other.file()).unwrap(), before);
+
+    // Nobody said which file, and another one stands where it is looked for.
+    let file = other.file();
+    let here = file.parent().unwrap();
+    fs::create_dir(here.join("config")).unwrap();
+    fs::copy(other.file(), here.join("config/routing.toml")).unwrap();
+    for arguments in [&pin[..], &["unpin"]] {
+        let arguments = arguments.iter().copied().chain(["--admin", &admin]);
+        let mut order = tailhop(arguments);
+        order.current_dir(here);
+        assert!(text(&ended(order, 0).stdout).contains("confirmed: generation"));
+    }
+    assert_eq!(fs::read_to_string(folder.file()).unwrap(), used);
+    let untouched = fs::read_to_string(here.join("config/routing.toml")).unwrap();
+    assert_eq!(untouched, before);
 }
 
 #[test]

@@ -185,6 +185,12 @@ impl ConfigArg {
     fn path(&self) -> PathBuf {
         path_of(self.config.as_deref(), std::env::var_os("TAILHOP_CONFIG"))
     }
+
+    /// Whether it was said which file it is.
+    fn is_named(&self) -> bool {
+        self.config.is_some()
+            || std::env::var_os("TAILHOP_CONFIG").is_some_and(|path| !path.is_empty())
+    }
 }
 
 /// The first that is named, else the first that is there, else the first of all.

@@ -1,6 +1,7 @@
 //! What `pin`, `unpin`, `drain` and `undrain` share: they edit the file, and wait until the running
 //! instance says that it holds.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -73,7 +74,8 @@ impl Common {
         order: impl FnOnce(&Snapshot, Timestamp) -> Result<Order, String>,
     ) -> u8 {
         let environment = Environment::from_process();
-        let path = self.admin.config.path();
+        let running = self.running();
+        let path = self.file(running.as_ref(), &environment);
         let now = Timestamp::now();
         let loaded = read(&path).and_then(|source| load(&source, &environment));
         let snapshot = match loaded {
@@ -84,6 +86,9 @@ impl Common {
                 return NO;
             }
         };
+        if let Some(used) = running.and_then(|status| other_file(&status, &path, &snapshot)) {
+            return self.elsewhere(&used, &path);
+        }
         let order = match order(&snapshot, now) {
             Ok(order) => order,
             Err(why) => {
@@ -100,12 +105,54 @@ impl Common {
             base: self.base.as_deref(),
         };
         match prepare(&order, &giver).and_then(|ready| ready.commit(&environment)) {
-            Ok(done) => self.done(&done),
+            Ok(done) => self.done(&path, &done),
             Err(refused) => self.refused(refused, &order, &snapshot),
         }
     }
 
-    fn done(&self, done: &Prepared) -> u8 {
+    /// The running instance, if it is to confirm the order and answers.
+    fn running(&self) -> Option<Status> {
+        if self.no_wait {
+            return None;
+        }
+        let (address, token) = (self.admin.address(), self.admin.token());
+        let asked = block_on(async { ask::get_with(address, "/status", token.as_ref()).await });
+        asked.and_then(|(_, text)| parsed(&text)).ok()
+    }
+
+    /// The file to edit: the one that is named, else that of the running instance, if it is the one
+    /// that is here under its name, else the usual one.
+    fn file(&self, running: Option<&Status>, environment: &Environment) -> PathBuf {
+        let usual = self.admin.config.path();
+        if self.admin.config.is_named() {
+            return usual;
+        }
+        let used = running.map(|status| PathBuf::from(&status.config.path));
+        let is_here = |path: &PathBuf| {
+            let loaded = read(path).and_then(|source| load(&source, environment));
+            let hash = loaded.map(|snapshot| short(&snapshot.origin.hash).to_owned());
+            running.is_some_and(|status| hash.is_ok_and(|hash| hash == status.config.hash))
+        };
+        used.filter(is_here).unwrap_or(usual)
+    }
+
+    /// The instance that is to confirm it would never.
+    fn elsewhere(&self, used: &str, path: &Path) -> u8 {
+        let (path, address) = (path.display(), self.admin.address());
+        let told = Told {
+            result: "refused",
+            error: Some(format!(
+                "nothing was changed: this is {path}, and the instance on {address} uses {used}"
+            )),
+            help: Some(format!(
+                "name its file with --config {used}, or another instance with --admin, or say --no-wait"
+            )),
+            ..Told::default()
+        };
+        self.tell(&told, NO)
+    }
+
+    fn done(&self, path: &Path, done: &Prepared) -> u8 {
         let mut told = Told {
             result: "written",
             changes: done.changes.clone(),
@@ -115,7 +162,7 @@ impl Common {
         if self.no_wait {
             return self.tell(&told, 0);
         }
-        let asked = block_on(async { Ok(self.confirmation(done).await) });
+        let asked = block_on(async { Ok(self.confirmation(path, done).await) });
         match asked.unwrap_or_else(Confirmation::Nobody) {
             Confirmation::By(status) => {
                 told.result = "applied";
@@ -151,9 +198,8 @@ impl Common {
     }
 
     /// Asks the instance until it has the file, or does not take it.
-    async fn confirmation(&self, done: &Prepared) -> Confirmation {
-        let path = self.admin.config.path();
-        let within = if is_network(&path) {
+    async fn confirmation(&self, path: &Path, done: &Prepared) -> Confirmation {
+        let within = if is_network(path) {
             CONFIRMED_NETWORK
         } else {
             CONFIRMED
@@ -247,6 +293,16 @@ impl Common {
         }
         code
     }
+}
+
+/// The file that the instance uses, if it is another one than that at `path`. Under another name it
+/// may be the same, as where it is mounted; under the same name it may be ahead of the instance.
+fn other_file(status: &Status, path: &Path, snapshot: &Snapshot) -> Option<String> {
+    let used = &status.config.path;
+    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let same =
+        real(Path::new(used)) == real(path) || status.config.hash == short(&snapshot.origin.hash);
+    (!same).then(|| used.clone())
 }
 
 fn parsed(text: &str) -> Result<Status, String> {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,6 +10,7 @@ use tokio::time::sleep;
 
 use super::{AdminArg, COULD_NOT_ASK, ask, block_on, json, say};
 use crate::admin::status::{Child, Service, Status};
+use crate::words::secret::Secret;
 
 /// Between two looks of `--watch`.
 const LOOK: Duration = Duration::from_secs(1);
@@ -34,20 +36,21 @@ impl StatusArgs {
         let address = self.admin.address();
         let token = self.admin.token();
         let asked = block_on(async {
-            let mut shown = None;
+            let mut shown: Option<String> = None;
             loop {
-                let (code, text) = ask::get_with(address, "/status", token.as_ref()).await?;
-                if !code.is_success() {
-                    return Err(format!("{} {}", code.as_u16(), text.trim_end()));
-                }
-                let status = parsed(&text)?;
-                let text = self.show(&status, &text);
+                let (text, news) = match self.look(address, token.as_ref()).await {
+                    Ok(seen) => seen,
+                    // It may be starting anew; but one that never was there is not waited for.
+                    Err(why) if self.watch && shown.is_some() => {
+                        let gone = format!("no answer: {why}\n");
+                        (gone.clone(), gone)
+                    }
+                    Err(why) => return Err(why),
+                };
                 if !self.watch {
                     say(&text);
                     return Ok(());
                 }
-                // The time alone is no news.
-                let news = text.replace(&status.time, "");
                 if shown.as_ref() != Some(&news) {
                     say(&(clear() + &text));
                     shown = Some(news);
@@ -63,6 +66,22 @@ impl StatusArgs {
                 COULD_NOT_ASK
             }
         }
+    }
+
+    /// What there is to show, and what of it is news: the time alone is none.
+    async fn look(
+        &self,
+        address: SocketAddr,
+        token: Option<&Secret>,
+    ) -> Result<(String, String), String> {
+        let (code, text) = ask::get_with(address, "/status", token).await?;
+        if !code.is_success() {
+            return Err(format!("{} {}", code.as_u16(), text.trim_end()));
+        }
+        let status = parsed(&text)?;
+        let text = self.show(&status, &text);
+        let news = text.replace(&status.time, "");
+        Ok((text, news))
     }
 
     fn show(&self, status: &Status, text: &str) -> String {

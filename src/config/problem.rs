@@ -4,26 +4,24 @@
 //! columns count from 1, columns in characters. Invariant: every problem has a message, and an
 //! error is never reported without all others that were found in the same run.
 
-use std::borrow::Cow;
+mod found;
+mod hint;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Patch, Renderer, Snippet};
-use jiff::Timestamp;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
 use super::codes::{self, Code};
 use super::explain;
 use super::fix::Fix;
-use super::whole::{Whole, beside, boundary};
-
-/// More problems than this are counted, not listed: a binary file has thousands.
-const LISTED: usize = 100;
-/// Longer values are cut in messages.
-const QUOTED: usize = 60;
+use super::whole::boundary;
+pub(super) use found::Problems;
+pub(super) use hint::{Hint, list, nearest, quote, suggest};
 
 /// Whether a problem stops the configuration from being used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -330,293 +328,6 @@ impl fmt::Display for Report {
 
 impl std::error::Error for Report {}
 
-/// Where the checks put what they find.
-#[derive(Debug)]
-pub(super) struct Problems<'s> {
-    whole: &'s Whole,
-    /// The clock of who asks; `None`: what has passed is no question.
-    now: Option<Timestamp>,
-    /// What no excerpt may show.
-    masked: Vec<Range<usize>>,
-    /// Files that the configuration was read from besides its own.
-    files: BTreeSet<PathBuf>,
-    found: Vec<Problem>,
-}
-
-impl<'s> Problems<'s> {
-    pub(super) fn new(whole: &'s Whole) -> Self {
-        Self {
-            whole,
-            now: None,
-            masked: Vec::new(),
-            files: whole.included().clone(),
-            found: whole.wrong().to_vec(),
-        }
-    }
-
-    /// The same, for who wants to know what has passed at `now`.
-    pub(super) fn at_time(mut self, now: Timestamp) -> Self {
-        self.now = Some(now);
-        self
-    }
-
-    /// Whether `instant` has passed, as far as that is asked.
-    pub(super) fn passed(&self, instant: Timestamp) -> bool {
-        self.now.is_some_and(|now| instant <= now)
-    }
-
-    /// What is in the files.
-    pub(super) fn text(&self) -> &'s str {
-        self.whole.text()
-    }
-
-    /// A problem at `span`.
-    pub(super) fn at(
-        &mut self,
-        code: Code,
-        span: &Range<usize>,
-        message: impl Into<String>,
-    ) -> &mut Problem {
-        let mut problem = Problem::new(code, message);
-        problem.place = Some(self.whole.place(span));
-        self.push(problem)
-    }
-
-    /// The same, for a check that runs over one place more than once.
-    pub(super) fn once(
-        &mut self,
-        code: Code,
-        span: &Range<usize>,
-        message: impl Into<String>,
-    ) -> &mut Problem {
-        let here = |found: &Problem| {
-            found.code == code.id
-                && found
-                    .place
-                    .as_ref()
-                    .is_some_and(|at| at.in_whole() == *span)
-        };
-        match self.found.iter().position(here) {
-            Some(index) => &mut self.found[index],
-            None => self.at(code, span, message),
-        }
-    }
-
-    /// A problem that is not in the file.
-    pub(super) fn outside(&mut self, code: Code, message: impl Into<String>) -> &mut Problem {
-        self.push(Problem::new(code, message))
-    }
-
-    /// The line of a byte in its file, from 1.
-    pub(super) fn line(&self, byte: usize) -> usize {
-        self.whole.line_in_file(byte)
-    }
-
-    /// Hides a part of the file from every excerpt.
-    pub(super) fn mask(&mut self, span: &Range<usize>) {
-        self.masked.push(span.clone());
-    }
-
-    /// Whether a part of `span` is hidden.
-    pub(super) fn is_masked(&self, span: &Range<usize>) -> bool {
-        let touches = |hidden: &Range<usize>| hidden.start < span.end && span.start < hidden.end;
-        self.masked.iter().any(touches)
-    }
-
-    /// The file that is named `name` at `span` belongs to the configuration, be it readable or not.
-    pub(super) fn file(&mut self, name: &str, span: &Range<usize>) -> PathBuf {
-        let path = self.beside(name, span);
-        self.files.insert(path.clone());
-        path
-    }
-
-    /// The path that is named `name` at `span`: it begins beside the file that names it.
-    pub(super) fn beside(&self, name: &str, span: &Range<usize>) -> PathBuf {
-        beside(&self.whole.part(span.start).path, name)
-    }
-
-    /// The files that belong to the configuration.
-    pub(super) fn files(&self) -> Vec<PathBuf> {
-        self.files.iter().cloned().collect()
-    }
-
-    /// The report of `problems`, with nothing in it that was masked.
-    pub(super) fn report(self) -> Report {
-        let mut text = self.whole.text().as_bytes().to_vec();
-        for span in &self.masked {
-            let end = span.end.min(text.len());
-            let hidden = text.get_mut(span.start..end).unwrap_or_default();
-            for byte in hidden.iter_mut().filter(|byte| **byte != b'\n') {
-                *byte = b'*';
-            }
-        }
-        let files = self.files();
-        Report {
-            // Whole characters were replaced, as spans begin and end between two.
-            text: String::from_utf8_lossy(&text).into_owned(),
-            problems: self.sorted(),
-            files,
-        }
-    }
-
-    /// What people should see, in the order of the file.
-    ///
-    /// A syntax error makes its own line and all that seems absent untrustworthy, and one in a
-    /// table's header the whole table, so what was found there is left out: it would be noise
-    /// about one mistake. So would be what a file lacks that could not be included.
-    pub(super) fn sorted(mut self) -> Vec<Problem> {
-        if self
-            .found
-            .iter()
-            .any(|found| found.code == codes::INCLUDE.id)
-        {
-            self.found
-                .retain(|found| !found.absence && found.reason != codes::REFERENCE.reason);
-        }
-        let errors = self.found.iter().filter(|found| found.is_syntax());
-        let wrecked: BTreeSet<usize> = errors
-            .filter_map(|found| line_of(self.whole, found))
-            .flat_map(|line| self.table_from(line))
-            .collect();
-        if !wrecked.is_empty() {
-            let whole = self.whole;
-            self.found.retain(|found| {
-                let here = line_of(whole, found).is_some_and(|line| wrecked.contains(&line));
-                found.is_syntax() || !(found.absence || here)
-            });
-        }
-        self.found.sort_by_key(|found| {
-            found
-                .place
-                .as_ref()
-                .map_or((1, 0), |place| (0, place.in_whole().start))
-        });
-        if self.found.len() > LISTED {
-            // An error must survive the cut, or the rest would pass for a valid file.
-            self.found.sort_by_key(|found| !found.is_error());
-            let more = self.found.split_off(LISTED).len();
-            if let Some(last) = self.found.last_mut() {
-                last.help(format!("{more} more problems are not listed"));
-            }
-        }
-        let mut found = std::mem::take(&mut self.found);
-        for problem in &mut found {
-            let edits = std::mem::take(&mut problem.fix).edits();
-            problem.edits = (edits.into_iter())
-                .map(|(span, replacement)| Edit {
-                    place: self.whole.place(&span),
-                    replacement,
-                })
-                .collect();
-        }
-        found
-    }
-
-    /// This line of the whole; all of the table, if it is the table's header.
-    fn table_from(&self, line: usize) -> Range<usize> {
-        let is_header = |start: usize| {
-            let text = self.whole.text()[start..].trim_start_matches([' ', '\t']);
-            text.starts_with('[')
-        };
-        let mut lines = self.whole.lines_from(line);
-        if !lines.next().is_some_and(|(_, start)| is_header(start)) {
-            return line..line + 1;
-        }
-        let mut end = line;
-        for (next, start) in lines {
-            if is_header(start) {
-                break;
-            }
-            end = next;
-        }
-        line..end + 1
-    }
-
-    fn push(&mut self, problem: Problem) -> &mut Problem {
-        self.found.push(problem);
-        self.found
-            .last_mut()
-            .expect("it was pushed in the line above")
-    }
-}
-
-/// What to say of a word that is unknown.
-#[derive(Debug)]
-pub(super) struct Hint {
-    /// In words.
-    pub(super) help: String,
-    /// The word to write instead, if it is clear.
-    pub(super) meant: Option<String>,
-}
-
-/// What to say when `word` is unknown: the known word that was probably meant, or all of them.
-pub(super) fn suggest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Hint {
-    let known: Vec<&str> = known.into_iter().collect();
-    let near = nearest(word, known.iter().copied());
-    let help = match (near, known.as_slice()) {
-        (Some(near), _) => format!("did you mean {near:?}?"),
-        (None, []) => "none is defined".to_owned(),
-        (None, [one]) => format!("the only one is {one:?}"),
-        (None, several) => format!("one of {}", list(several.iter().copied())),
-    };
-    let only = known.first().filter(|_| known.len() == 1).copied();
-    Hint {
-        help,
-        meant: near.or(only).map(str::to_owned),
-    }
-}
-
-/// The known word that is nearest to `word`, if it is near enough to be what was meant; else the
-/// only one that begins with it.
-pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let lower = word.to_lowercase();
-    let known: Vec<&str> = known.into_iter().collect();
-    // Nothing we know is this long, and the comparison takes quadratic time.
-    if lower.len() > QUOTED {
-        return None;
-    }
-    let allowed = (word.chars().count() / 3).max(1);
-    let near = known
-        .iter()
-        .map(|other| {
-            (
-                strsim::damerau_levenshtein(&lower, &other.to_lowercase()),
-                *other,
-            )
-        })
-        .filter(|(distance, _)| *distance <= allowed)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, other)| other);
-    let mut longer = known
-        .into_iter()
-        .filter(|other| other.to_lowercase().starts_with(&lower));
-    near.or_else(|| {
-        longer
-            .next()
-            .filter(|_| lower.len() >= 3 && longer.next().is_none())
-    })
-}
-
-/// `"a", "b", "c"`.
-pub(super) fn list<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
-    words.into_iter().map(quote).collect::<Vec<_>>().join(", ")
-}
-
-/// `text` in quotes, cut when it is long, with nothing in it that a terminal would obey.
-pub(super) fn quote(text: &str) -> String {
-    let cut: Cow<'_, str> = match text.char_indices().nth(QUOTED) {
-        Some((at, _)) => format!("{}...", &text[..at]).into(),
-        None => text.into(),
-    };
-    format!("{cut:?}")
-}
-
-/// The line of the whole that a problem is on.
-fn line_of(whole: &Whole, problem: &Problem) -> Option<usize> {
-    let place = problem.place.as_ref()?;
-    Some(whole.line(place.in_whole().start))
-}
-
 /// The whole lines that `span` touches.
 fn lines(text: &str, span: Range<usize>) -> Range<usize> {
     let start = boundary(text, span.start);
@@ -641,63 +352,10 @@ fn shown<'t>(text: &'t str, span: &Range<usize>) -> (&'t str, Range<usize>) {
 mod tests {
     use super::*;
     use crate::config::Source;
+    use crate::config::whole::Whole;
 
     fn source(text: &str) -> Whole {
         Whole::alone(&Source::new("routing.toml", text))
-    }
-
-    #[test]
-    fn lines_count_from_one_and_columns_count_characters() {
-        let source = source("a = 1\n日本 = \"x\"\n");
-        let mut problems = Problems::new(&source);
-        problems.at(codes::VALUE, &(15..18), "odd");
-        let place = problems.sorted().remove(0).place.unwrap();
-        assert_eq!((place.line, place.column), (2, 6));
-    }
-
-    #[test]
-    fn a_place_outside_the_text_is_its_end() {
-        let source = source("a = 1");
-        let mut problems = Problems::new(&source);
-        problems.at(codes::VALUE, &(99..120), "odd");
-        let place = problems.sorted().remove(0).place.unwrap();
-        assert_eq!((place.line, place.column, place.span), (1, 6, 5..5));
-    }
-
-    #[test]
-    fn the_nearest_word_is_meant_only_when_it_is_near() {
-        let known = ["backends", "services", "schedule", "host"];
-        for (word, meant) in [
-            ("backend", Some("backends")),
-            ("shedule", Some("schedule")),
-            ("Services", Some("services")),
-            ("hsot", Some("host")),
-            ("back", Some("backends")),
-            ("include", None),
-            ("", None),
-        ] {
-            assert_eq!(nearest(word, known), meant, "{word}");
-        }
-    }
-
-    #[test]
-    fn values_in_messages_are_cut_and_cannot_drive_a_terminal() {
-        assert_eq!(quote("\u{1b}[31m"), "\"\\u{1b}[31m\"");
-        assert!(quote(&"x".repeat(1000)).len() < 70);
-    }
-
-    #[test]
-    fn a_long_list_is_cut_and_keeps_an_error() {
-        let source = source("x");
-        let mut problems = Problems::new(&source);
-        for _ in 0..1000 {
-            problems.at(codes::NEVER_FIRES, &(0..1), "odd");
-        }
-        problems.outside(codes::VALUE, "wrong");
-        let report = problems.report();
-        assert_eq!(report.problems.len(), LISTED);
-        assert!(report.problems[0].is_error());
-        assert_eq!(report.reason(), "value");
     }
 
     #[test]

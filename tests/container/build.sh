@@ -85,7 +85,7 @@ image() {
     for file in /etc/pip.conf /etc/ssl/certs/ca-certificates.crt; do
         [[ ! -e $file || $target != app ]] || mounts+=(-v "$file:$file:ro")
     done
-    buildah_ bud --isolation chroot --pull-never --format docker --target "$target" "${mounts[@]}" \
+    buildah_ bud --isolation chroot --pull-never --format docker --build-arg "VARIANT=$target" "${mounts[@]}" \
         --build-arg "REVISION=$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo unknown)" \
         -t "localhost/tailhop-$target:test" "$root"
     buildah_ rmi --prune --force || true

@@ -229,11 +229,14 @@ impl Demo {
             ("USER", "kim".to_owned()),
             ("PATH", path),
         ];
-        Self {
+        let demo = Self {
             child,
             _said: said,
             variables,
-        }
+        };
+        // The first probes of both services on both Macs.
+        demo.run("until [ \"$(tailhop status | grep -c 'up since')\" = 4 ]; do sleep 0.05; done");
+        demo
     }
 
     /// What a command prints, and how long it takes.
