@@ -26,6 +26,7 @@ impl Admin {
             &self.metrics.peer_online,
             &self.metrics.peer_direct,
             &self.metrics.contradiction,
+            &self.metrics.llm_loaded,
         ] {
             gauges.reset();
         }
@@ -71,6 +72,11 @@ fn endpoints(metrics: &Metrics, live: &Live, service: ServiceId, now: Timestamp)
     for endpoint in &live.endpoints[service.0] {
         let labels = [endpoint.key.service.as_str(), endpoint.key.backend.as_str()];
         let verdict = endpoint.verdict();
+        if let Some(told) = endpoint.models.told() {
+            let loaded = i64::try_from(told.catalogue.loaded.len()).unwrap_or(i64::MAX);
+            let gauge = metrics.llm_loaded.with_label_values(&labels);
+            gauge.set(loaded);
+        }
         for state in Verdict::ALL {
             let gauge = metrics
                 .verdict

@@ -12,7 +12,7 @@ use crate::endpoint::live::Endpoint;
 const DIGITS: usize = 12;
 
 /// The models of a backend, as it told last.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Models {
     /// When.
     pub at: String,
@@ -21,7 +21,7 @@ pub struct Models {
 }
 
 /// One model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Model {
     /// Its name, with its tag.
     pub name: String,
@@ -29,6 +29,9 @@ pub struct Model {
     pub digest: String,
     /// Whether it is in memory.
     pub loaded: bool,
+    /// Output tokens a second of its last answer; left out: there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_s: Option<f64>,
 }
 
 /// What an endpoint told.
@@ -39,11 +42,17 @@ pub(super) fn of(endpoint: &Endpoint, show: impl FnOnce(Timestamp) -> String) ->
         name: model.as_str().to_owned(),
         digest: digest.chars().take(DIGITS).collect(),
         loaded: catalogue.loaded.contains(model),
+        tokens_per_s: endpoint.work.rate(model).map(tenths),
     });
     Some(Models {
         at: show(told.at),
         models: models.collect(),
     })
+}
+
+/// As exact as people want it.
+fn tenths(rate: f64) -> f64 {
+    (rate * 10.0).round() / 10.0
 }
 
 /// The names under which these endpoints have different models.

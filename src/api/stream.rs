@@ -183,6 +183,17 @@ impl Watcher {
         }
     }
 
+    /// Whether a model makes it, and not the store of models.
+    pub fn is_answer(&self) -> bool {
+        self.seen.dialect != Dialect::Store
+    }
+
+    /// Whether there is no token in it: a model that was only loaded says so.
+    pub fn is_bare(&self) -> bool {
+        let native = self.seen.dialect == Dialect::Native;
+        native && self.ending() == Ending::Complete && self.usage().tokens_out.is_none()
+    }
+
     /// What it told so far.
     pub fn usage(&self) -> Usage {
         self.seen.usage
@@ -295,6 +306,16 @@ impl Sink for Seen {
 }
 
 impl Usage {
+    /// What it took besides its parts: mostly the wait for its turn, which Ollama tells nowhere.
+    pub fn queue(&self) -> Option<Duration> {
+        // Where no part but the load is told, the rest is work.
+        self.answer.or(self.prompt)?;
+        // Parts that took no time are left out.
+        let [load, prompt, answer] =
+            [self.load, self.prompt, self.answer].map(Option::unwrap_or_default);
+        Some(self.total?.saturating_sub(load + prompt + answer))
+    }
+
     fn told(&mut self, key: &[u8], number: u64) {
         let time = Some(Duration::from_nanos(number));
         match key {

@@ -20,6 +20,7 @@ use super::idle::Idle;
 use super::lost::Lost;
 use super::models::Models;
 use super::pace::Pace;
+use super::work::Work;
 use crate::api;
 use crate::config::snapshot::{Network, Url};
 use crate::metrics::Metrics;
@@ -69,6 +70,8 @@ pub struct Endpoint {
     pub lost: Lost,
     /// Its models.
     pub models: Models,
+    /// What they took.
+    pub work: Work,
     /// Metric handles.
     pub handles: Handles,
     /// Somebody wants it probed.
@@ -188,6 +191,7 @@ impl Endpoint {
             machine,
             lost: Lost::new(),
             models: Models::default(),
+            work: Work::default(),
             probe_wanted: Notify::new(),
             answered: Stamp::never(),
             dialled: Stamp::never(),

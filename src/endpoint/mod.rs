@@ -12,6 +12,7 @@ pub mod live;
 pub mod lost;
 pub mod models;
 pub mod pace;
+pub mod work;
 
 use std::sync::Arc;
 

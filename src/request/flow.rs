@@ -102,6 +102,7 @@ async fn forward(
     }
     if named {
         call.model = model_of(call.meaning, payload.held_bytes());
+        record.asks(call.model.as_ref());
     }
     let call = &call;
     if payload.is_stream() {

@@ -15,14 +15,16 @@ use tokio::time::Instant;
 
 use super::Proxy;
 pub use super::access::{AccessLog, Form, Line};
-use super::access::{Entry, Millis};
+use super::access::{Entry, Millis, Worked};
 use super::beat::Beats;
 use super::call::Call;
 use super::rules::Refusal;
 use super::trace::Trace;
-use crate::api::models::changes_models;
+use crate::api::models::{Model, changes_models};
 use crate::api::stream::{Ending, Watcher};
 use crate::endpoint::live::Endpoint;
+use crate::endpoint::work::Done;
+use crate::metrics::OTHER;
 use crate::plan::reason::Reason;
 use crate::words::names::ServiceName;
 use crate::words::outcome::{Failure, Kind, Phase, Side};
@@ -75,9 +77,21 @@ pub(super) struct Record {
     sample: u16,
     /// How a model's stream stood when it was last looked at.
     stream: Option<Ending>,
+    /// The model that it asks for.
+    model: Option<Model>,
+    /// What a model's answer took.
+    work: Option<Box<Work>>,
     /// The models of its endpoint may be others afterwards.
     restocks: bool,
     ended: bool,
+}
+
+/// What a model's answer took, and when its first piece came.
+struct Work {
+    first: Option<Instant>,
+    /// The name of the model, as it may be shown.
+    model: Cow<'static, str>,
+    done: Done,
 }
 
 impl Record {
@@ -103,6 +117,8 @@ impl Record {
             trace: None,
             sample: 1,
             stream: None,
+            model: None,
+            work: None,
             restocks: false,
             ended: false,
         }
@@ -218,9 +234,27 @@ impl Record {
         self.bytes_out += bytes as u64;
     }
 
-    /// What was read along of its answer.
-    pub(super) fn watched(&mut self, watcher: &Watcher) {
+    /// It asks for this model.
+    pub(super) fn asks(&mut self, model: Option<&Model>) {
+        self.model = model.cloned();
+    }
+
+    /// What was read along of its answer, whose first piece came then.
+    pub(super) fn watched(&mut self, watcher: &Watcher, first: Option<Instant>) {
         self.stream = watcher.is_stream().then(|| watcher.ending());
+        if !watcher.is_answer() {
+            return;
+        }
+        let (usage, first) = (watcher.usage(), first.filter(|_| !watcher.is_bare()));
+        self.work = Some(Box::new(Work {
+            first,
+            model: Cow::Borrowed(OTHER),
+            done: Done {
+                first_token: first.map(|first| first.saturating_duration_since(self.began)),
+                streamed: None,
+                usage,
+            },
+        }));
     }
 
     /// It ended.
@@ -250,6 +284,7 @@ impl Record {
             endpoint.models.want();
         }
         let took = now.saturating_duration_since(self.began);
+        self.add_work(now);
         self.count(end, took);
         let well = end == End::Complete && self.status < 400;
         if !well || self.proxy.log.is_due(self.sample) {
@@ -278,6 +313,10 @@ impl Record {
             total_ms: Millis::of(took),
             end: end.as_str(),
             stream: self.stream.map(|stream| stream_word(stream, end)),
+            work: self
+                .work
+                .as_ref()
+                .map(|work| Worked::of(&work.model, &work.done)),
             trace: self.trace,
         }
     }
@@ -289,6 +328,23 @@ impl Record {
         if let Some(endpoint) = &self.endpoint {
             endpoint.handles.request_bytes.inc_by(bytes);
         }
+    }
+
+    /// Counts what its model took, under a name that its endpoint told.
+    fn add_work(&mut self, now: Instant) {
+        let (Some(work), Some(endpoint)) = (&mut self.work, &self.endpoint) else {
+            return;
+        };
+        let since = |first| now.saturating_duration_since(first);
+        work.done.streamed = work.first.map(since);
+        let has = |model: &&Model| {
+            let there = endpoint.models.digest(model, |digest| digest.is_some());
+            there == Some(true)
+        };
+        let model = self.model.as_ref().filter(has);
+        let metrics = &self.proxy.metrics;
+        let label = (endpoint.work).done(metrics, &endpoint.key, model, &work.done);
+        work.model = Cow::Owned(label);
     }
 
     fn count(&self, end: End, took: Duration) {

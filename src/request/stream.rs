@@ -51,6 +51,8 @@ pub(super) struct Passing {
     look: Timer,
     /// Reads a model's answer along.
     watcher: Option<Box<Watcher>>,
+    /// When the first piece of a model's stream came.
+    first: Option<Instant>,
     /// Why it is broken off, as soon as what came before was sent.
     breaks: Option<Failure>,
 }
@@ -73,6 +75,7 @@ impl Passing {
             peer,
             look: None,
             watcher: None,
+            first: None,
             breaks: None,
         }
     }
@@ -91,6 +94,9 @@ impl Passing {
             Poll::Ready(Some(Ok(frame))) => {
                 if let (Some(watcher), Some(piece)) = (&mut self.watcher, frame.data_ref()) {
                     watcher.see(piece);
+                    if self.first.is_none() && watcher.is_stream() {
+                        self.first = Some(Instant::now());
+                    }
                 }
                 let length = frame.data_ref().map_or(0, Bytes::len);
                 if let Some(now) = self.watch.progressed() {
@@ -208,7 +214,7 @@ impl Passing {
     fn close(&mut self) -> Option<Record> {
         let mut record = self.record.take()?;
         if let Some(watcher) = &self.watcher {
-            record.watched(watcher);
+            record.watched(watcher, self.first);
         }
         Some(record)
     }

@@ -33,3 +33,4 @@ mod tls;
 mod token;
 mod tunnel;
 mod upgrade;
+mod work;

@@ -16,11 +16,11 @@ const TINY: &[u8] = b"{\"model\":\"tiny\"}";
 const A_WHILE: Duration = Duration::from_secs(20);
 
 /// Both Macs up, with these models; the first one is active.
-async fn knowing(models: [&[(&str, &str)]; 2]) -> Stage {
+pub(crate) async fn knowing(models: [&[(&str, &str)]; 2]) -> Stage {
     knowing_with(models, "").await
 }
 
-async fn knowing_with(models: [&[(&str, &str)]; 2], more: &str) -> Stage {
+pub(crate) async fn knowing_with(models: [&[(&str, &str)]; 2], more: &str) -> Stage {
     let stage = stage(more).await;
     for (mac, models) in stage.macs.ollama.iter().zip(models) {
         mac.models(models);
