@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 use prometheus::{
-    Counter, Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Counter, CounterVec, Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter,
+    IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// Up to the ten minutes that an inference may take before its head.
@@ -114,6 +114,12 @@ families!(
         llm_tokens: IntCounterVec("tailhop_llm_tokens_total", "Tokens of prompts (input) and of answers (output).", &["service", "backend", "model", "type"]),
         llm_rate: GaugeVec("tailhop_llm_tokens_per_second", "Output tokens a second of the answer that ended last.", &["service", "backend", "model"]),
         llm_loaded: IntGaugeVec("tailhop_llm_models_loaded", "Models in memory, as a backend told last.", &["service", "backend"]),
+
+        cache_lookups: IntCounterVec("tailhop_cache_lookups_total", "Inputs whose embedding was looked up: hit, miss, or shared with a request that was asking for it.", &["service", "result"]),
+        cache_evictions: IntCounterVec("tailhop_cache_evictions_total", "Embeddings that had to go for others, or were too old.", &["service"]),
+        cache_saved: CounterVec("tailhop_cache_saved_seconds_total", "Seconds that the embeddings that were found took to make.", &["service"]),
+        cache_entries: IntGaugeVec("tailhop_cache_entries", "Embeddings that are kept.", &["service"]),
+        cache_bytes: IntGaugeVec("tailhop_cache_bytes", "Memory of the embeddings that are kept.", &["service"]),
 
         connect_seconds: HistogramVec("tailhop_connect_duration_seconds", "Dials that succeeded.", &["backend"]; CONNECT_BUCKETS),
         connects: IntCounterVec("tailhop_connects_total", "Dials, by result.", &["backend", "result"]),

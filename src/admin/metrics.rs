@@ -27,6 +27,8 @@ impl Admin {
             &self.metrics.peer_direct,
             &self.metrics.contradiction,
             &self.metrics.llm_loaded,
+            &self.metrics.cache_entries,
+            &self.metrics.cache_bytes,
         ] {
             gauges.reset();
         }
@@ -35,6 +37,7 @@ impl Admin {
         for service in live.snapshot.service_ids() {
             endpoints(&self.metrics, &live, service, self.clock.now());
             orders_of(&self.metrics, &live, service, self.clock.now());
+            kept(&self.metrics, &live, service);
         }
         self.tunnel_gauges(&live);
         for child in self.children.children() {
@@ -63,6 +66,21 @@ impl Admin {
                 set(&self.metrics.peer_direct, peer.direct);
             }
         }
+    }
+}
+
+fn kept(metrics: &Metrics, live: &Live, service: ServiceId) {
+    let Some(cache) = live.cache(service) else {
+        return;
+    };
+    let (entries, bytes) = cache.size();
+    let labels = [live.snapshot.service(service).name.as_str()];
+    for (gauges, value) in [
+        (&metrics.cache_entries, entries),
+        (&metrics.cache_bytes, bytes),
+    ] {
+        let value = i64::try_from(value).unwrap_or(i64::MAX);
+        gauges.with_label_values(&labels).set(value);
     }
 }
 

@@ -12,8 +12,8 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::snapshot::{
-    Backend, DialWay, Drain, Fallback, HostHeader, Network, Pin, Route, Run, Schedule, Scope,
-    Service, ServiceId, Snapshot, Timeouts, Token, Url,
+    Backend, Cache, DialWay, Drain, Fallback, HostHeader, Network, Pin, Route, Run, Schedule,
+    Scope, Service, ServiceId, Snapshot, Timeouts, Token, Url,
 };
 use crate::api::models::Model;
 use crate::words::units::show_duration;
@@ -306,6 +306,7 @@ fn services(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
                 changes.value(&at("its port is"), &before.port, &service.port);
                 fallback(&subject, before.fallback, service.fallback, changes);
                 changes.value(&at("it requires"), &required(before), &required(service));
+                changes.value(&at("its cache has"), &kept(before), &kept(service));
                 let [was, is] = [before, service].map(own);
                 own_address(service, &was, &is, changes);
                 effects(&subject, &before.whole, &service.whole, changes);
@@ -348,6 +349,17 @@ fn required(service: &Service) -> String {
     } else {
         models.join(", ")
     }
+}
+
+/// The embeddings that are kept, in words.
+fn kept(service: &Service) -> String {
+    service.cache.map_or("nothing".to_owned(), |cache| {
+        let Cache {
+            entries, megabytes, ..
+        } = cache;
+        let ttl = show_duration(cache.ttl);
+        format!("{entries} embeddings in {megabytes} MB for {ttl}")
+    })
 }
 
 /// The address of its own, in words.

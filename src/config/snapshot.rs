@@ -269,6 +269,8 @@ pub struct Service {
     pub fallback: Fallback,
     /// Models without which a backend takes no reads and no inference.
     pub require: Vec<Model>,
+    /// How many embeddings are kept.
+    pub cache: Option<Cache>,
     /// The bounds of its requests.
     pub timeouts: Timeouts,
     /// The backends that offer it, in the order of the file.
@@ -277,6 +279,17 @@ pub struct Service {
     pub listen: Option<SocketAddr>,
     /// The route of requests that come there: path `/`.
     pub whole: Route,
+}
+
+/// How many embeddings are kept, and how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cache {
+    /// So many.
+    pub entries: u16,
+    /// In so many millions of bytes.
+    pub megabytes: u16,
+    /// For so long.
+    pub ttl: Duration,
 }
 
 /// What may be sent to a backend that is not the active one.

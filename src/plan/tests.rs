@@ -76,6 +76,7 @@ fn service(id: ServiceId, name: &str, kind: Kind, port: u16, fallback: Fallback)
         kind,
         port,
         fallback,
+        cache: None,
         require: Vec::new(),
         timeouts: timeouts(),
         backends: vec![M1, DEV1],

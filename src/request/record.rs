@@ -229,6 +229,16 @@ impl Record {
         self.write(End::Refused, Instant::now());
     }
 
+    /// It is answered with what is kept.
+    pub(super) fn kept(mut self, bytes: usize) {
+        let now = Instant::now();
+        self.status = StatusCode::OK.as_u16();
+        self.reason = Cow::Borrowed("cache");
+        self.first_byte = Some(now.saturating_duration_since(self.began));
+        self.bytes_out = bytes as u64;
+        self.write(End::Complete, now);
+    }
+
     /// A piece of the answer passed.
     pub(super) fn passed(&mut self, bytes: usize) {
         self.bytes_out += bytes as u64;

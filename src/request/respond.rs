@@ -33,7 +33,7 @@ use crate::words::units::show_duration;
 const BACKEND: HeaderName = HeaderName::from_static("x-tailhop-backend");
 /// What nginx and others take for an order not to hold a stream back.
 const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
-const REASON: HeaderName = HeaderName::from_static("x-tailhop-reason");
+pub(super) const REASON: HeaderName = HeaderName::from_static("x-tailhop-reason");
 /// RFC 6750.
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"tailhop\"");
 /// RFC 9209.

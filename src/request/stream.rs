@@ -30,6 +30,8 @@ pub(super) enum Coming {
     Stream(Incoming),
     /// Read already.
     Read(Bytes),
+    /// Read in part.
+    Begun(Bytes, Incoming),
 }
 
 /// The body of an answer to the client.
@@ -235,7 +237,10 @@ impl Coming {
         match self {
             Self::Stream(body) => Pin::new(body).poll_frame(cx),
             Self::Read(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Self::Read(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Begun(bytes, body) if bytes.is_empty() => Pin::new(body).poll_frame(cx),
+            Self::Read(bytes) | Self::Begun(bytes, _) => {
+                Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))))
+            }
         }
     }
 
@@ -243,6 +248,7 @@ impl Coming {
         match self {
             Self::Stream(body) => body.is_end_stream(),
             Self::Read(bytes) => bytes.is_empty(),
+            Self::Begun(bytes, body) => bytes.is_empty() && body.is_end_stream(),
         }
     }
 
@@ -250,6 +256,8 @@ impl Coming {
         match self {
             Self::Stream(body) => body.size_hint(),
             Self::Read(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            // The length is in the head, or there is none.
+            Self::Begun(..) => SizeHint::default(),
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod admin;
 mod attacks;
+mod cache;
 mod candidates;
 mod chaos;
 mod dial;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::app::{Stage, stage};
+use crate::support::app::{Stage, stage, stage_with};
 use crate::support::client::Answer;
 use crate::support::time::soon;
 use crate::support::upstream::{Act, accept_then_silence, answer, raw};
@@ -21,7 +21,15 @@ pub(crate) async fn knowing(models: [&[(&str, &str)]; 2]) -> Stage {
 }
 
 pub(crate) async fn knowing_with(models: [&[(&str, &str)]; 2], more: &str) -> Stage {
-    let stage = stage(more).await;
+    knowing_as(models, more, &[]).await
+}
+
+pub(crate) async fn knowing_as(
+    models: [&[(&str, &str)]; 2],
+    more: &str,
+    environment: &[(&str, &str)],
+) -> Stage {
+    let stage = stage_with(more, environment).await;
     for (mac, models) in stage.macs.ollama.iter().zip(models) {
         mac.models(models);
     }

@@ -335,6 +335,12 @@ const SERVICE: &[Row] = &[
         "what a backend must have; one that is known to lack it gets no reads and no inference while another has it",
     ),
     row(
+        "cache",
+        Shape::Table(CACHE),
+        "off",
+        "kind ollama: keeps embeddings, and answers with them; `{}` has all its defaults",
+    ),
+    row(
         "timeouts",
         Shape::Table(TIMEOUTS),
         "those of the file",
@@ -394,6 +400,17 @@ const REQUIRE: &[Row] = &[row(
     "none",
     "kind ollama: names of models, with or without a tag, as `ollama list` shows them",
 )];
+
+const CACHE: &[Row] = &[
+    row("entries", Shape::Count, "10000", "embeddings at most"),
+    row(
+        "megabytes",
+        Shape::Count,
+        "64",
+        "memory at most; 768 numbers take some 10 kB",
+    ),
+    row("ttl", Shape::Duration, "\"24h\"", "how long one is kept"),
+];
 
 const EFFECTS: &[Row] = &[
     row("methods", Shape::Texts, "every one", "in capitals"),

@@ -50,6 +50,8 @@ pub(super) fn example(path: &str) -> &'static str {
         "services.N.kind" | "routes.service" => "\"qdrant\"",
         "services.N.port" | "log.sample" => "7",
         "services.N.fallback" => "\"none\"",
+        "services.N.cache.entries" | "services.N.cache.megabytes" => "7",
+        "services.N.cache.ttl" => "\"5m\"",
         "services.N.require.models" => "[\"tiny\"]",
         "services.N.backends" => "[\"N\"]",
         "routes.path" => "\"/other\"",
@@ -212,7 +214,7 @@ fn table_for(table: &str, key: &str, is_set: bool, set: &str) -> String {
             };
             format!("[backends.N]\n[services.N]\n{port}{inner}{set}")
         }
-        "services.N.require" => {
+        "services.N.require" | "services.N.cache" => {
             format!("[backends.N]\n[services.N]\nkind = \"ollama\"\nport = 9\n[{table}]\n{set}")
         }
         "routes" if key == "upgrade" => format!(

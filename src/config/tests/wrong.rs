@@ -218,6 +218,7 @@ fn a_value_that_its_key_cannot_take_says_what_it_takes() {
             "[services.o]\nkind = \"ollama\"\nport = 1\nrequire.models = [\"a:\"]\n",
             "no name of a model",
         ),
+        ("[services.web]\nport = 1\ncache = {}\n", "this is http"),
         (
             "[services.web]\nport = 1\nbackends = []\n",
             "at least one backend",
