@@ -207,19 +207,6 @@ fn a_value_that_its_key_cannot_take_says_what_it_takes() {
             "one of \"all\", \"reads\", \"none\"",
         ),
         (
-            "[services.web]\nport = 1\nrequire.models = [\"tiny\"]\n",
-            "this is http",
-        ),
-        (
-            "[services.o]\nkind = \"ollama\"\nport = 1\nrequire.models = []\n",
-            "names none",
-        ),
-        (
-            "[services.o]\nkind = \"ollama\"\nport = 1\nrequire.models = [\"a:\"]\n",
-            "no name of a model",
-        ),
-        ("[services.web]\nport = 1\ncache = {}\n", "this is http"),
-        (
             "[services.web]\nport = 1\nbackends = []\n",
             "at least one backend",
         ),
@@ -237,6 +224,29 @@ fn a_value_that_its_key_cannot_take_says_what_it_takes() {
             "[[pin]]\nto = \"mac-dev1\"\nuntil = 2030-01-01\nservices = []\n",
             "names none",
         ),
+    ] {
+        let (code, place, text) = one(&file(more), &[]);
+        assert_eq!(code, "E014", "{text}");
+        assert!(place.is_some() && text.contains(words), "{text}");
+    }
+}
+
+#[test]
+fn models_are_required_by_name_and_of_ollama_alone() {
+    for (more, words) in [
+        (
+            "[services.web]\nport = 1\nrequire.models = [\"tiny\"]\n",
+            "this is http",
+        ),
+        (
+            "[services.o]\nkind = \"ollama\"\nport = 1\nrequire.models = []\n",
+            "names none",
+        ),
+        (
+            "[services.o]\nkind = \"ollama\"\nport = 1\nrequire.models = [\"a:\"]\n",
+            "no name of a model",
+        ),
+        ("[services.web]\nport = 1\ncache = {}\n", "this is http"),
     ] {
         let (code, place, text) = one(&file(more), &[]);
         assert_eq!(code, "E014", "{text}");
