@@ -94,6 +94,18 @@ default = "m1"
         return self.config.format(**self.fields())
 
 
+class ModelTailhop(Tailhop):
+    """tailhop that knows the models of one service, nothing of another, and keeps what a third says."""
+
+    name = "tailhop-models"
+
+    def text(self) -> str:
+        port = self.origin[0]
+        more = f'plain = {{ kind = "http", port = {port} }}\n'
+        more += f'kept = {{ kind = "ollama", port = {port}, cache = {{}} }}\n'
+        return super().text().replace("[services]\n", f"[services]\n{more}")
+
+
 class ManyTailhop(Tailhop):
     """tailhop with 1,000 routes and 100 backends; what is asked is the last in every order."""
 
