@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from proxies import ManyTailhop, ModelTailhop, Proxy, Tailhop
+from proxies import KeptTailhop, ManyTailhop, ModelTailhop, PlainTailhop, Proxy, Tailhop
 from tools import ROOT, Missing, Peer, Process, accepts, say
 
 READ = ("GET", "/qdrant/collections/papers")
@@ -216,43 +216,48 @@ def tokens(stage: Stage) -> list[Figure]:
 
 def models(stage: Stage) -> list[Figure]:
     """Kind ollama against kind http: CPU of a 2 KB chat, token delay; embeddings that are kept."""
-    kinds = {"kind http": "/plain", "kind ollama": "/ollama"}
     chat = Figure("CPU of a chat of 2 KB, its stream of 2 KB", "us", "kind http")
     title = f"Token delay {{}}, {TOKEN_STREAMS} streams, 10 ms a token"
     delay = {at: Figure(title.format(at), "us", "kind http") for at in ("p50", "p99")}
-    kept = Figure("Embeddings a second, 8 connections, 10 ms each", "1/s", "not kept")
-    with stage.running([ModelTailhop]) as [(proxy, process)]:
+    kept = Figure("Embeddings a second, 8 connections, 10 ms each", "1/s", "kind ollama")
+    with stage.running([PlainTailhop, ModelTailhop, KeptTailhop]) as running:
+        kinds, keepers = running[:2], running[1:]
         for number in range(stage.rounds + 1):
             passed = set()
-            for name, path in kinds.items():
-                words = ("requests", "POST", f"{path}/api/chat?whole", CONNECTIONS)
-                requests = stage.count(10_000)
-                with stage.load(proxy.port, words, requests, "kept") as load:
-                    load.until_ready()
-                    before = process.cpu()
-                    passed.add(whole(load.go(), requests)["bytes"])
-                    took = (process.cpu() - before) / requests
+            for proxy, process in kinds:
+                took, result = chats(stage, proxy, process)
+                passed.add(result["bytes"])
                 # The first round only warms up.
                 if number:
-                    chat.add(name, took)
+                    chat.add(proxy.name, took)
             if len(passed) > 1:
                 raise RuntimeError(f"bytes were changed: {passed}")
         for _ in range(stage.rounds):
-            for name, path in kinds.items():
-                words = ("tokens", f"{path}/api/chat?gap=10", TOKEN_STREAMS, TOKEN_SECONDS)
+            for proxy, _ in kinds:
+                words = ("tokens", "/ollama/api/chat?gap=10", TOKEN_STREAMS, TOKEN_SECONDS)
                 with stage.load(proxy.port, words) as load:
                     load.until_ready()
                     result = whole(load.go())
                 for at, figure in delay.items():
-                    figure.add(name, result[at])
+                    figure.add(proxy.name, result[at])
         for _ in range(min(3, stage.rounds)):
-            rows = (("not kept", "/ollama", 800), ("kept", "/kept", 20_000))
-            for name, path, requests in rows:
-                words = ("requests", "POST", f"{path}/api/embed", 8, requests, "kept")
+            for (proxy, _), requests in zip(keepers, (800, 20_000), strict=True):
+                words = ("requests", "POST", "/ollama/api/embed", 8, requests, "kept")
                 with stage.load(proxy.port, words) as load:
                     load.until_ready()
-                    kept.add(name, requests / whole(load.go(), requests)["seconds"])
+                    kept.add(proxy.name, requests / whole(load.go(), requests)["seconds"])
     return [chat, *delay.values(), kept]
+
+
+def chats(stage: Stage, proxy: Proxy, process: Process) -> tuple[float, dict]:
+    """CPU of a whole chat, in microseconds, and what came of all of them."""
+    requests = stage.count(10_000)
+    words = ("requests", "POST", "/ollama/api/chat?whole", CONNECTIONS, requests, "kept")
+    with stage.load(proxy.port, words) as load:
+        load.until_ready()
+        before = process.cpu()
+        result = whole(load.go(), requests)
+        return (process.cpu() - before) / requests, result
 
 
 def start(stage: Stage) -> list[Figure]:

@@ -94,16 +94,28 @@ default = "m1"
         return self.config.format(**self.fields())
 
 
-class ModelTailhop(Tailhop):
-    """tailhop that knows the models of one service, nothing of another, and keeps what a third says."""
+class PlainTailhop(Tailhop):
+    """tailhop that knows nothing of models: the same service is of kind http."""
 
-    name = "tailhop-models"
+    name = "kind http"
 
     def text(self) -> str:
-        port = self.origin[0]
-        more = f'plain = {{ kind = "http", port = {port} }}\n'
-        more += f'kept = {{ kind = "ollama", port = {port}, cache = {{}} }}\n'
-        return super().text().replace("[services]\n", f"[services]\n{more}")
+        return super().text().replace("ollama = {", 'ollama = { kind = "http",')
+
+
+class ModelTailhop(Tailhop):
+    """tailhop that knows models."""
+
+    name = "kind ollama"
+
+
+class KeptTailhop(Tailhop):
+    """tailhop that keeps embeddings."""
+
+    name = "kept"
+
+    def text(self) -> str:
+        return super().text().replace("ollama = {", "ollama = { cache = {},")
 
 
 class ManyTailhop(Tailhop):

@@ -78,7 +78,12 @@ impl Models {
     /// For people.
     pub fn show(&self) -> String {
         let loaded = self.models.iter().filter(|model| model.loaded);
-        let loaded: Vec<_> = loaded.map(|model| model.name.as_str()).collect();
+        let loaded: Vec<_> = loaded
+            .map(|model| match model.tokens_per_s {
+                Some(rate) => format!("{} ({rate} tokens/s)", model.name),
+                None => model.name.clone(),
+            })
+            .collect();
         let loaded = if loaded.is_empty() {
             "none".to_owned()
         } else {

@@ -96,7 +96,8 @@ impl Passing {
             Poll::Ready(Some(Ok(frame))) => {
                 if let (Some(watcher), Some(piece)) = (&mut self.watcher, frame.data_ref()) {
                     watcher.see(piece);
-                    if self.first.is_none() && watcher.is_stream() {
+                    let begins = self.first.is_none() && watcher.is_stream();
+                    if begins && watcher.ending() != Ending::Error {
                         self.first = Some(Instant::now());
                     }
                 }

@@ -120,6 +120,21 @@ async fn no_more_than_twenty_models_have_a_label() {
     stage.ends_clean().await;
 }
 
+/// A model that fails at once has said no token.
+#[tokio::test(start_paused = true)]
+async fn an_error_is_no_first_token() {
+    let stage = knowing([&[("tiny", "aa")], &[]]).await;
+    let failed: &[u8] = b"{\"error\":\"out of memory\"}\n";
+    for pieces in [&[failed][..], &[TOKEN, failed]] {
+        stage.macs.ollama[0].once(stream(NDJSON, pieces));
+        assert!(!stage.app.ask("POST", CHAT, TINY).await.whole);
+    }
+    let metrics = stage.app.metrics().await;
+    let all = metrics.sum("tailhop_llm_time_to_first_token_seconds_count", &[]);
+    assert_eq!(all, 1);
+    stage.ends_clean().await;
+}
+
 /// Neither a model that is only loaded nor a pull has a first token.
 #[tokio::test(start_paused = true)]
 async fn what_has_no_token_has_no_time_to_it() {

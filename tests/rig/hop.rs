@@ -11,7 +11,6 @@ use std::time::Duration;
 use http::Method;
 
 use super::client::{self, Answer};
-use super::mac::OLLAMA;
 use super::process::Process;
 use super::rig::{PROXY, Rig};
 
@@ -31,9 +30,6 @@ pub(crate) const STORAGE: u16 = 9000;
 /// Its route, of which nothing is changed.
 pub(crate) const BUCKET: &str = "tailhop-files";
 
-/// The name of a service that keeps embeddings.
-pub(crate) const KEPT: &str = "kept";
-
 /// What differs between the files of the tests.
 #[derive(Clone, Debug)]
 pub(crate) struct Routing {
@@ -45,8 +41,8 @@ pub(crate) struct Routing {
     pub(crate) switch_at: String,
     /// Whether the services have addresses of their own.
     pub(crate) own_addresses: bool,
-    /// Whether there is what the Python clients want besides: an object store on both Macs, and a
-    /// service that keeps embeddings.
+    /// Whether there is what the Python clients want besides: an object store on both Macs, and
+    /// embeddings that are kept.
     pub(crate) store: bool,
     /// `admin.tailnet`; with somebody there, the data address is on 127.0.0.2.
     pub(crate) admins: Vec<String>,
@@ -227,7 +223,8 @@ impl Routing {
             let listen = format!("listen = \"{address}\"");
             own_addresses.then_some(listen).unwrap_or_default()
         };
-        let store = store.then(services_for_clients).unwrap_or_default();
+        let cache = if *store { "cache = {}, " } else { "" };
+        let store = store.then(routes_with_store).unwrap_or_default();
         let socket = rig.cr.socket();
         format!(
             r#"
@@ -249,7 +246,7 @@ impl Routing {
             mac-dev1   = {{ host = "{second}" }}
 
             [services]
-            ollama = {{ {ollama} }}
+            ollama = {{ {cache}{ollama} }}
             qdrant = {{ {qdrant} }}
             {store}
             {head}
@@ -266,15 +263,14 @@ impl Routing {
     }
 }
 
-/// Two services more, and the routes that there are with them.
-fn services_for_clients() -> String {
+/// A service more, and the routes that there are with it.
+fn routes_with_store() -> String {
     let plain = |service| format!("[[routes]]\npath = \"/{service}\"\nservice = \"{service}\"\n");
-    let routes = ["ollama", "qdrant", KEPT].map(plain).concat();
     format!(
-        "storage = {{ kind = \"http\", port = {STORAGE} }}\n\
-         {KEPT} = {{ kind = \"ollama\", port = {OLLAMA}, cache = {{}} }}\n\
-         {routes}[[routes]]\npath = \"/{BUCKET}\"\nservice = \"storage\"\n\
-         strip = false\nhost = \"preserve\"\n",
+        "storage = {{ kind = \"http\", port = {STORAGE} }}\n{}{}{}strip = false\nhost = \"preserve\"\n",
+        plain("ollama"),
+        plain("qdrant"),
+        format_args!("[[routes]]\npath = \"/{BUCKET}\"\nservice = \"storage\"\n"),
     )
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::client;
-use super::hop::{ADMIN, BUCKET, DATA, KEPT, OWN_OLLAMA, OWN_QDRANT, STORAGE};
+use super::hop::{ADMIN, BUCKET, DATA, OWN_OLLAMA, OWN_QDRANT, STORAGE};
 use super::mac::{OLLAMA, QDRANT};
 use super::net::Host;
 use super::parts::{Missing, part};
@@ -90,7 +90,7 @@ impl Services {
             .env("TAILHOP_OLLAMA_PORT", port(OWN_OLLAMA))
             .env("TAILHOP_QDRANT_PORT", port(OWN_QDRANT))
             .env("TAILHOP_BUCKET", BUCKET)
-            .env("TAILHOP_KEPT", format!("/{KEPT}"))
+            .env("TAILHOP_KEPT", "/ollama")
             .env("TAILHOP_SLOW_MODEL", "slow")
             .envs(std::env::var_os("TAILHOP_UPDATE_GOLDEN").map(|on| ("TAILHOP_UPDATE_GOLDEN", on)))
             .args(["-m", "pytest", "-v", "-p", "no:cacheprovider", "--color=no"])
