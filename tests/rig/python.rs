@@ -3,6 +3,7 @@
 //! Owns the servers on both Macs, in the places of the scripted ones, and the pytest run in the
 //! container.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -45,6 +46,8 @@ impl Services {
         let mut servers = Vec::new();
         for node in [&rig.m1, &rig.m2] {
             let folder = rig.folder.join(format!("services-{}", node.host.name));
+            // Another test may have left its own.
+            let _ = std::fs::remove_dir_all(folder.join("models"));
             link_folder(&model, &folder.join("models")).expect("the model can be copied");
             let model_server = start_ollama(&node.host, &ollama, &folder);
             let [stand_in, storage] = start_stand_ins(&node.host, &python, &folder);
@@ -178,8 +181,11 @@ fn link_folder(from: &Path, to: &Path) -> std::io::Result<()> {
         let target = to.join(entry.file_name());
         if entry.file_type()?.is_dir() {
             link_folder(&entry.path(), &target)?;
-        } else if std::fs::hard_link(entry.path(), &target).is_err() {
-            // Another file system.
+        } else if let Err(error) = std::fs::hard_link(entry.path(), &target) {
+            // A copy onto itself would empty it.
+            if error.kind() != ErrorKind::CrossesDevices {
+                return Err(error);
+            }
             std::fs::copy(entry.path(), target)?;
         }
     }
