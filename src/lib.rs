@@ -9,6 +9,7 @@ pub mod config;
 pub mod endpoint;
 pub mod health;
 pub mod metrics;
+pub mod migrate;
 pub mod plan;
 pub mod reload;
 pub mod request;

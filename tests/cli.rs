@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// What a container has between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(10);
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "run",
     "check",
     "config",
@@ -36,6 +36,7 @@ const COMMANDS: [&str; 16] = [
     "unpin",
     "drain",
     "undrain",
+    "migrate",
     "reload",
     "health",
     "demo",

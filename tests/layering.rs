@@ -18,6 +18,7 @@ const ORDER: [&[&str]; 14] = [
     &["cache"],
     &["plan", "tailnet"],
     &["wire"],
+    &["migrate"],
     &["endpoint"],
     &["reload"],
     &["health"],

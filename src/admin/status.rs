@@ -224,7 +224,7 @@ pub struct Machine {
 /// Repairs of one kind with one result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Repair {
-    /// `rebind` or `break-derp-conns`.
+    /// `rebind`, `break-derp-conns` or `down-up`.
     pub repair: String,
     /// What came of it.
     pub result: String,

@@ -16,6 +16,7 @@ mod health;
 mod init;
 mod live;
 mod log;
+mod migrate;
 mod order;
 mod pin;
 mod reload;
@@ -118,6 +119,11 @@ enum Command {
     /// Send work to a backend again.
     #[command(after_help = "Example:\n  tailhop undrain macbook-m1\n\nExit: as of `tailhop pin`.")]
     Undrain(undrain::Undrain),
+    /// Move collections from one Qdrant to another, and prove that both are the same.
+    #[command(
+        after_help = "Examples:\n  tailhop migrate --from macbook-m1 --to mac-dev1 --pin\n  tailhop migrate --from http://127.0.0.1:6333 --to https://qdrant.example.com:6333 \\\n      --to-api-key-env QDRANT_KEY --collection docs\n  tailhop migrate --from macbook-m1 --to mac-dev1 --verify-only\n\nNothing is ever changed at the source. Ctrl-C, a crash or a full disk lose nothing: --resume goes\non. The last pass compares both sides and copies again what was written at the source meanwhile,\nuntil a whole pass finds nothing.\n\nExit: 0 both sides are the same, 1 they are not or it was refused, 2 wrong usage or a side does not\nanswer."
+    )]
+    Migrate(migrate::Migrate),
     /// Make the running instance look at its file now, and say what is different.
     #[command(
         after_help = "Example:\n  tailhop reload\n\nIt presents TAILHOP_TOKEN, else ADMIN_API_KEY, else the token of the configuration.\n\nExit: 0 taken or unchanged, 1 the file has problems, 2 could not ask."
@@ -174,6 +180,7 @@ pub fn main() -> ExitCode {
         Command::Unpin(unpin) => unpin.run(),
         Command::Drain(drain) => drain.run(),
         Command::Undrain(undrain) => undrain.run(),
+        Command::Migrate(migrate) => migrate.run(),
         Command::Reload(reload) => reload.run(),
         Command::Health(health) => health.run(),
         Command::Demo(demo) => demo.run(),

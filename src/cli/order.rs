@@ -68,6 +68,22 @@ enum Confirmation {
 }
 
 impl Common {
+    /// Those of an order that another command gives.
+    pub(super) fn of(config: super::ConfigArg, no_wait: bool) -> Self {
+        Self {
+            admin: AdminArg {
+                config,
+                admin: std::env::var("TAILHOP_ADMIN")
+                    .ok()
+                    .and_then(|address| address.parse().ok()),
+            },
+            base: None,
+            by: None,
+            no_wait,
+            json: false,
+        }
+    }
+
     /// Carries out what `order` makes of the configuration and the time.
     pub(super) fn carry_out(
         &self,

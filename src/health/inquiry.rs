@@ -2,7 +2,10 @@
 //!
 //! A ping larger than the direct path is known to carry goes by relay too (measured, v1.102.3):
 //! path lost: answered over the relay in 3 ms; relay dead: silent, and answered 6 ms after
-//! `break-derp-conns`; asleep: silent before and after.
+//! `break-derp-conns`; asleep: silent before and after. After a freeze of more than a minute a
+//! machine may answer pings and lack a session: tailscaled asked for one at once, the answer was lost
+//! with the relay connection, and it asks again after five seconds (measured: 5.03 s; 0.05 s after
+//! `down-up`).
 
 use std::time::Duration;
 
@@ -24,10 +27,24 @@ pub struct Inquiry {
     pub relay_break: Option<Done>,
     /// What the second ping brought.
     pub second: Option<Ping>,
+    /// Whether there is a session with it.
+    pub session: Session,
     /// Whether bytes came from another machine over the relay a moment ago: it is not dead.
     pub relay_proven: bool,
     /// Whether a byte came from the machine since the question was asked.
     pub heard: bool,
+}
+
+/// Whether there is a `WireGuard` session with a machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Session {
+    /// There should be.
+    #[default]
+    There,
+    /// It may lack since a freeze.
+    MayLack,
+    /// What became of `down-up`.
+    Renewed(Done),
 }
 
 /// What a ping brought.
@@ -63,6 +80,8 @@ pub enum Step {
     Rebind,
     /// Give up the relay connections.
     BreakRelay,
+    /// Give up the sessions.
+    NewSessions,
     /// This is it.
     Conclude(Finding),
 }
@@ -76,6 +95,8 @@ pub enum Finding {
     PathLost,
     /// The relay connection was dead; it works again.
     RelayRepaired,
+    /// There was no session with it since a freeze; now there is.
+    SessionRenewed,
     /// It is awake and reached; its port is silent.
     Awake,
     /// It sleeps, or is gone.
@@ -85,10 +106,16 @@ pub enum Finding {
 }
 
 impl Inquiry {
+    /// Whether a ping was answered.
+    fn is_answered(self) -> bool {
+        let pings = [self.first, self.second];
+        pings.contains(&Some(Ping::Direct)) || pings.contains(&Some(Ping::Relayed))
+    }
+
     /// Whether what was found is repaired, so that fresh dials do better than those before.
     pub fn repaired(&self, finding: Finding) -> bool {
         match finding {
-            Finding::RelayRepaired => true,
+            Finding::RelayRepaired | Finding::SessionRenewed => true,
             Finding::PathLost => self.rebind == Some(Done::Made),
             Finding::Answers => self.relay_break == Some(Done::Made),
             Finding::Awake | Finding::Asleep | Finding::Unknown => false,
@@ -106,6 +133,11 @@ pub fn next(known: Inquiry) -> Step {
         } else {
             Finding::Answers
         });
+    }
+    match known.session {
+        Session::MayLack if known.is_answered() => return Step::NewSessions,
+        Session::Renewed(Done::Made) => return Step::Conclude(Finding::SessionRenewed),
+        _ => {}
     }
     match known.first {
         None => Step::Ping(FIRST),
@@ -151,6 +183,7 @@ mod tests {
                 Step::Ping(_) => known.second = Some(second),
                 Step::Rebind => known.rebind = Some(done),
                 Step::BreakRelay => known.relay_break = Some(done),
+                Step::NewSessions => known.session = Session::Renewed(done),
                 Step::Conclude(finding) => return (steps, finding),
             }
             steps.push(step);
@@ -165,9 +198,9 @@ mod tests {
     #[expect(clippy::too_many_lines, reason = "the table")]
     fn each_fault_is_found_out_by_its_steps() {
         use Done::{Made, Refused, Spared};
-        use Finding::{Asleep, Awake, PathLost, RelayRepaired, Unknown};
+        use Finding::{Asleep, Awake, PathLost, RelayRepaired, SessionRenewed, Unknown};
         use Ping::{Direct, Impossible, Relayed, Silent};
-        use Step::{BreakRelay, Rebind};
+        use Step::{BreakRelay, NewSessions, Rebind};
         const ONE: Step = Step::Ping(FIRST);
         const TWO: Step = Step::Ping(SECOND);
         let relay = Inquiry::default();
@@ -179,7 +212,11 @@ mod tests {
             relay_proven: true,
             ..direct
         };
-        let rows: [Row; 14] = [
+        let thawed = Inquiry {
+            session: Session::MayLack,
+            ..direct
+        };
+        let rows: [Row; 20] = [
             (direct, Relayed, Silent, Made, &[ONE, Rebind], PathLost),
             (direct, Relayed, Silent, Spared, &[ONE, Rebind], PathLost),
             (direct, Direct, Silent, Made, &[ONE], Awake),
@@ -215,6 +252,47 @@ mod tests {
             (relay, Silent, Silent, Refused, &[ONE, BreakRelay], Unknown),
             (relay, Impossible, Silent, Made, &[ONE], Unknown),
             (
+                thawed,
+                Direct,
+                Silent,
+                Made,
+                &[ONE, NewSessions],
+                SessionRenewed,
+            ),
+            (
+                thawed,
+                Relayed,
+                Silent,
+                Made,
+                &[ONE, NewSessions],
+                SessionRenewed,
+            ),
+            (thawed, Direct, Silent, Refused, &[ONE, NewSessions], Awake),
+            (
+                thawed,
+                Relayed,
+                Silent,
+                Spared,
+                &[ONE, NewSessions, Rebind],
+                PathLost,
+            ),
+            (
+                thawed,
+                Silent,
+                Relayed,
+                Made,
+                &[ONE, BreakRelay, TWO, NewSessions],
+                SessionRenewed,
+            ),
+            (
+                thawed,
+                Silent,
+                Silent,
+                Made,
+                &[ONE, BreakRelay, TWO],
+                Asleep,
+            ),
+            (
                 relay,
                 Silent,
                 Impossible,
@@ -249,6 +327,7 @@ mod tests {
         };
         let rows = [
             (broken, Finding::RelayRepaired, true),
+            (Inquiry::default(), Finding::SessionRenewed, true),
             (broken, Finding::Answers, true),
             (broken, Finding::Asleep, false),
             (rebound, Finding::PathLost, true),

@@ -53,6 +53,8 @@ pub enum Seen {
     PathLost,
     /// The machine answered a ping after the relay connection was repaired.
     RelayRepaired,
+    /// The machine answered a ping and no dial since a freeze, and got a new session.
+    SessionRenewed,
     /// The machine answered a ping by a path that is fine.
     Awake,
     /// The machine answered no ping, also after a repair.
@@ -104,6 +106,7 @@ impl Seen {
             Self::Slow => "slow",
             Self::PathLost => "path-lost",
             Self::RelayRepaired => "relay-repaired",
+            Self::SessionRenewed => "session-renewed",
             Self::Awake => "awake",
             Self::Asleep => "asleep",
             Self::Thawed => "thawed",
@@ -114,7 +117,11 @@ impl Seen {
     const fn is_trouble(self) -> bool {
         !matches!(
             self,
-            Self::Answered | Self::Dialled | Self::RelayRepaired | Self::Thawed
+            Self::Answered
+                | Self::Dialled
+                | Self::RelayRepaired
+                | Self::SessionRenewed
+                | Self::Thawed
         )
     }
 }
@@ -173,7 +180,12 @@ fn count(before: Failures, seen: Seen, now: Instant) -> Failures {
             silent_since: before.silent_since.or(Some(now)),
             ..before
         },
-        Seen::PathLost | Seen::RelayRepaired | Seen::Awake | Seen::Asleep | Seen::Thawed => before,
+        Seen::PathLost
+        | Seen::RelayRepaired
+        | Seen::SessionRenewed
+        | Seen::Awake
+        | Seen::Asleep
+        | Seen::Thawed => before,
     }
 }
 
@@ -219,6 +231,7 @@ fn weigh(
         Seen::Slow => doubt(Evidence::Slow),
         Seen::PathLost => explained(Evidence::PathLost),
         Seen::RelayRepaired => explained(Evidence::RelayDead),
+        Seen::SessionRenewed => explained(Evidence::SessionOver),
         Seen::Awake => explained(Evidence::PortSilent),
         Seen::Asleep => (Verdict::Asleep, Evidence::PingSilent),
         Seen::Thawed if before.verdict == Verdict::Asleep => {
@@ -236,6 +249,7 @@ fn is_silence(evidence: Evidence) -> bool {
             | Evidence::ProbesSilent
             | Evidence::PathLost
             | Evidence::RelayDead
+            | Evidence::SessionOver
             | Evidence::PortSilent
             | Evidence::PingSilent
     )
@@ -317,7 +331,7 @@ mod tests {
     use super::*;
     use Seen::{
         Answered, Asleep as PingSilent, Awake, Dialled, Late, PathLost, Refused, RelayRepaired,
-        Silent, Slow, Thawed, Wrong,
+        SessionRenewed, Silent, Slow, Thawed, Wrong,
     };
     use Verdict::{Asleep, Down, Returning, Suspect, Up};
 
@@ -352,7 +366,7 @@ mod tests {
     #[test]
     #[expect(clippy::too_many_lines, reason = "the table")]
     fn evidence_leads_to_verdicts_where_tailscaled_can_be_asked() {
-        let rows: [(&[Seen], &[Verdict], &[usize]); 17] = [
+        let rows: [(&[Seen], &[Verdict], &[usize]); 18] = [
             (&[Answered], &[Up], &[]),
             (&[Answered, Late, Dialled], &[Up, Suspect, Up], &[]),
             (
@@ -372,6 +386,11 @@ mod tests {
             ),
             (
                 &[Late, RelayRepaired, Dialled],
+                &[Suspect, Suspect, Up],
+                &[],
+            ),
+            (
+                &[Late, SessionRenewed, Dialled],
                 &[Suspect, Suspect, Up],
                 &[],
             ),

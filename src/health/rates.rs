@@ -14,6 +14,12 @@ use crate::words::names::BackendName;
 const LEAST: Duration = Duration::from_secs(5);
 const MOST: Duration = Duration::from_mins(1);
 const OVER_ALL: Duration = Duration::from_secs(1);
+/// A freeze of at least this may have ended `WireGuard`'s sessions: they live for 180 s, and traffic
+/// renews those that are older than 120 s.
+const SESSION_LEFT: Duration = Duration::from_mins(1);
+/// For so long after the freeze a session may lack that lost its handshake: the next one is sent
+/// after 5 s and up to 0.334 s more (wireguard-go, `RekeyTimeout`).
+const SESSION_LACKS: Duration = Duration::from_secs(6);
 /// A tailscaled that refused is not asked again for so long: its rights change with a restart.
 const OFF: Duration = Duration::from_mins(10);
 
@@ -24,6 +30,8 @@ pub enum Repair {
     Rebind,
     /// Gives up all relay connections and makes new ones.
     BreakRelay,
+    /// Gives up all sessions of `WireGuard` and makes new ones.
+    NewSessions,
 }
 
 /// Whether a repair may be made now.
@@ -42,16 +50,19 @@ pub enum Leave {
 pub struct Rates {
     last: Option<Instant>,
     refused: Option<Instant>,
+    /// When the process went on after a freeze that may have ended sessions.
+    thawed: Option<Instant>,
     made: HashMap<Repair, Instant>,
     machines: HashMap<(BackendName, Repair), (Instant, Duration)>,
 }
 
 impl Repair {
-    /// The action of `POST /localapi/v0/debug`.
-    pub const fn action(self) -> &'static str {
+    /// The action of `POST /localapi/v0/debug`, or what two commands do.
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Rebind => "rebind",
             Self::BreakRelay => "break-derp-conns",
+            Self::NewSessions => "down-up",
         }
     }
 }
@@ -66,6 +77,23 @@ impl Rates {
     pub fn are_off(&self, now: Instant) -> bool {
         let since = |then: Instant| now.saturating_duration_since(then);
         self.refused.is_some_and(|then| since(then) < OFF)
+    }
+
+    /// The process went on after it stood still for `frozen`.
+    pub fn thawed(&mut self, frozen: Duration, now: Instant) {
+        if frozen >= SESSION_LEFT {
+            self.thawed = Some(now);
+        }
+    }
+
+    /// Whether sessions may lack since a freeze: those that machines had ended in it, and new ones
+    /// were asked for before there was a path for the answer.
+    pub fn sessions_lack(&self, now: Instant) -> bool {
+        let renewed = self.made(Repair::NewSessions);
+        self.thawed.is_some_and(|then| {
+            let lately = now.saturating_duration_since(then) < SESSION_LACKS;
+            lately && renewed.is_none_or(|made| made < then)
+        })
     }
 
     /// When `repair` was last made.
@@ -155,6 +183,24 @@ mod tests {
             rates.ask(&m1, Repair::BreakRelay, now, now) == Leave::Granted
         });
         assert!(made.count() < 8 * 60 + 10);
+    }
+
+    #[test]
+    fn sessions_lack_for_six_seconds_after_a_freeze_of_a_minute_and_are_renewed_once() {
+        let m1 = BackendName::new("m1").unwrap();
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut rates = Rates::default();
+        assert!(!rates.sessions_lack(start));
+        rates.thawed(59 * second, start);
+        assert!(!rates.sessions_lack(start));
+        rates.thawed(60 * second, start);
+        assert!(rates.sessions_lack(start + 5 * second));
+        assert!(!rates.sessions_lack(start + 6 * second));
+        let leave = rates.ask(&m1, Repair::NewSessions, start, start + second);
+        assert_eq!(leave, Leave::Granted);
+        assert!(!rates.sessions_lack(start + 2 * second));
+        rates.thawed(600 * second, start + 700 * second);
+        assert!(rates.sessions_lack(start + 701 * second));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use super::inquiry::{Done, FIRST, Finding, Inquiry, Ping, Step, next};
+use super::inquiry::{Done, FIRST, Finding, Inquiry, Ping, Session, Step, next};
 use super::judge::Seen;
 use super::looks::Looks;
 use super::passive::note;
@@ -22,9 +22,9 @@ use super::rates::{Leave, Rates, Repair};
 use crate::endpoint::live::{Endpoint, Machine};
 use crate::metrics::Metrics;
 use crate::reload::store::Store;
-use crate::tailnet::Tailnet;
 use crate::tailnet::localapi::LocalApi;
 use crate::tailnet::trouble::{Trouble, What};
+use crate::tailnet::{Tailnet, Users};
 use crate::words::clock::Clock;
 use crate::words::verdict::Verdict;
 
@@ -33,6 +33,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// For so long after its direct path was lost a machine may go on answering into the dead path: its
 /// own end was measured to trust it for up to 6.5 s.
 const PATH_TRUSTED: Duration = Duration::from_secs(10);
+/// A dial whose machine answers pings again may be answered within this: then no session lacks.
+const ANSWERS_COME: Duration = Duration::from_millis(150);
 /// An inquiry waits so long for a repair that was made too often, rather than end without a finding.
 const WAITED_FOR: Duration = Duration::from_secs(1);
 /// Bytes that came over the relay so lately spare a machine that sleeps the repair. Probes of a
@@ -187,6 +189,7 @@ impl Medic {
         let mut spared = None;
         let mut known = Inquiry {
             had_direct_path: direct || why.lately,
+            session: self.session(),
             ..Inquiry::default()
         };
         loop {
@@ -197,28 +200,27 @@ impl Medic {
             }
             match next(known) {
                 Step::Ping(patience) if known.first.is_none() => {
-                    let (pong, direct) = tokio::join!(
-                        self.ping(machine, &api, ip, patience),
-                        timeout(patience, api.has_direct_path(ip))
-                    );
+                    let (pong, direct) = self.first_ping(machine, &api, ip, patience).await;
                     known.first = Some(pong);
-                    // The view may be older than the path.
-                    known.had_direct_path |= matches!(direct, Ok(Ok(true)));
+                    known.had_direct_path |= direct;
                 }
                 Step::Ping(patience) => {
                     known.second = Some(self.ping(machine, &api, ip, patience).await);
                 }
                 Step::Rebind => {
-                    let done = self.repair(machine, &api, Repair::Rebind, doubt).await;
-                    known.rebind = Some(done.0);
+                    let (done, _) = self.repair(machine, &api, Repair::Rebind, doubt).await;
+                    known.rebind = Some(done);
                 }
                 Step::BreakRelay => {
-                    let done = self.repair(machine, &api, Repair::BreakRelay, doubt).await;
+                    let (done, rest) = self.repair(machine, &api, Repair::BreakRelay, doubt).await;
                     // Without the right to repair, pings prove nothing: silence must do.
-                    let examined = done.0 != Done::Refused;
-                    machine.examined.store(examined, Ordering::Relaxed);
-                    known.relay_break = Some(done.0);
-                    spared = done.1;
+                    (machine.examined).store(done != Done::Refused, Ordering::Relaxed);
+                    known.relay_break = Some(done);
+                    spared = rest;
+                }
+                Step::NewSessions => {
+                    let done = self.renew(machine, &api, began, doubt).await;
+                    known.session = Session::Renewed(done);
                 }
                 Step::Conclude(finding) => {
                     if !matches!(finding, Finding::Unknown | Finding::Answers) {
@@ -241,6 +243,21 @@ impl Medic {
         wanted && !self.rates().are_off(Instant::now())
     }
 
+    /// The process went on after it stood still for `frozen`.
+    pub(super) fn thawed(&self, frozen: Duration) {
+        self.rates().thawed(frozen, Instant::now());
+    }
+
+    /// Whether sessions may lack, and may be made anew: not where the whole machine uses the tunnel.
+    fn session(&self) -> Session {
+        let lacks = self.rates().sessions_lack(Instant::now());
+        if lacks && self.tailnet.view().users == Users::Dials {
+            Session::MayLack
+        } else {
+            Session::There
+        }
+    }
+
     fn rates(&self) -> MutexGuard<'_, Rates> {
         self.rates.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -248,6 +265,21 @@ impl Medic {
     /// When a repair was last made.
     pub(super) fn made(&self, repair: Repair) -> Option<Instant> {
         self.rates().made(repair)
+    }
+
+    /// Pings, and asks whether there is a direct path, as the view may be older than that.
+    async fn first_ping(
+        &self,
+        machine: &Machine,
+        api: &LocalApi,
+        ip: IpAddr,
+        patience: Duration,
+    ) -> (Ping, bool) {
+        let (pong, direct) = tokio::join!(
+            self.ping(machine, api, ip, patience),
+            timeout(patience, api.has_direct_path(ip))
+        );
+        (pong, matches!(direct, Ok(Ok(true))))
     }
 
     /// Pings, and notes where that cannot be done: it proves nothing then, so silence must do.
@@ -263,6 +295,21 @@ impl Medic {
             machine.examined.store(false, Ordering::Relaxed);
         }
         pong
+    }
+
+    /// Makes the sessions anew, unless the machine was heard since `began`.
+    async fn renew(
+        &self,
+        machine: &Machine,
+        api: &LocalApi,
+        began: Instant,
+        doubt: Instant,
+    ) -> Done {
+        sleep(ANSWERS_COME).await;
+        if machine.heard_ago().is_some_and(|ago| ago < began.elapsed()) {
+            return Done::Spared;
+        }
+        (self.repair(machine, api, Repair::NewSessions, doubt).await).0
     }
 
     /// Makes a repair if it is allowed, and counts it. One that was spared for longer than an inquiry
@@ -297,7 +344,11 @@ impl Medic {
 
     /// Makes a repair, and counts it.
     async fn make(&self, machine: &Machine, api: &LocalApi, repair: Repair) -> Done {
-        let done = match api.debug(repair.action()).await {
+        let done = match repair {
+            Repair::Rebind | Repair::BreakRelay => api.debug(repair.as_str()).await,
+            Repair::NewSessions => self.tailnet.renew_sessions().await,
+        };
+        let done = match done {
             Ok(()) => Done::Made,
             Err(trouble) if trouble.what == What::Forbidden => {
                 self.rates().refused(Instant::now());
@@ -312,9 +363,9 @@ impl Medic {
         };
         self.metrics
             .repairs
-            .with_label_values(&[repair.action(), result])
+            .with_label_values(&[repair.as_str(), result])
             .inc();
-        warn!(backend = %machine.backend, repair = repair.action(), result, "tunnel repair");
+        warn!(backend = %machine.backend, repair = repair.as_str(), result, "tunnel repair");
         done
     }
 
@@ -329,6 +380,10 @@ impl Medic {
             Finding::RelayRepaired => (
                 Seen::RelayRepaired,
                 "the relay connection was dead and is repaired",
+            ),
+            Finding::SessionRenewed => (
+                Seen::SessionRenewed,
+                "a ping is answered and no dial since a freeze: its session was over and is made anew",
             ),
             Finding::Awake => (
                 Seen::Awake,

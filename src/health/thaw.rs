@@ -19,6 +19,7 @@ pub async fn watch(medic: Medic) {
             warn!(seconds, "thaw: the process stood still");
             medic.metrics.freezes.inc();
             medic.metrics.freeze_seconds.inc_by(seconds);
+            medic.thawed(frozen);
             take_back(&medic);
         }
     }

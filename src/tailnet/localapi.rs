@@ -21,6 +21,7 @@ use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
 use tokio::net::UnixStream;
+use tokio::time::sleep;
 
 use super::trouble::{Trouble, What, within};
 
@@ -32,6 +33,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Bytes of a ping that also goes by relay; 1300 were measured to be too few.
 const PING_SIZE: u32 = 1500;
+
+/// Between two attempts to set tailscaled going again.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// Between two looks whether it runs: it was seen to within 5 ms.
+const SOON: Duration = Duration::from_millis(10);
 
 /// What `whois` says of a connection that is nobody's.
 const NO_MATCH: &[u8] = b"no match";
@@ -125,7 +132,50 @@ impl LocalApi {
 
     /// `PATCH /localapi/v0/prefs`: lets nobody in from the tailnet, or lets them in again.
     pub async fn set_shields(&self, up: bool) -> Result<(), Trouble> {
-        let prefs = format!(r#"{{"ShieldsUp":{up},"ShieldsUpSet":true}}"#);
+        self.edit_prefs(format!(r#"{{"ShieldsUp":{up},"ShieldsUpSet":true}}"#))
+            .await
+    }
+
+    /// `tailscale down` and `tailscale up`: makes all `WireGuard` sessions anew at once, while one that
+    /// lost a handshake would wait for five seconds (wireguard-go, `RekeyTimeout`). Connections
+    /// through the tunnel go on. It needs root or tailscaled's own user (else [`What::Forbidden`]).
+    ///
+    /// A dropped call ends nothing: tailscaled must not stay down.
+    pub async fn down_up(&self) -> Result<(), Trouble> {
+        let api = self.clone();
+        let renewed = tokio::spawn(async move {
+            match api.want_running(false).await {
+                Err(trouble) if matches!(trouble.what, What::Forbidden | What::Absent) => {
+                    Err(trouble)
+                }
+                // Perhaps it is down, even if it did not say so.
+                _ => {
+                    while api.want_running(true).await.is_err() {
+                        sleep(AGAIN).await;
+                    }
+                    Ok(())
+                }
+            }
+        });
+        let renewed = async {
+            renewed.await.unwrap_or_else(|_| Err(self.silence()))?;
+            while self.status().await?.backend_state != "Running" {
+                sleep(SOON).await;
+            }
+            Ok(())
+        };
+        within(PATIENCE, || self.silence(), renewed).await
+    }
+
+    async fn want_running(&self, running: bool) -> Result<(), Trouble> {
+        self.edit_prefs(format!(
+            r#"{{"WantRunning":{running},"WantRunningSet":true}}"#
+        ))
+        .await
+    }
+
+    /// `PATCH /localapi/v0/prefs` with an `ipn.MaskedPrefs` as JSON.
+    async fn edit_prefs(&self, prefs: String) -> Result<(), Trouble> {
         let asked = self.exchange(Method::PATCH, "/localapi/v0/prefs", prefs.into());
         let (status, body) = within(PATIENCE, || self.silence(), asked).await?;
         accepted(status, body).map(drop)
@@ -264,6 +314,9 @@ pub struct Status {
     /// `NoState`, `NeedsLogin`, `NeedsMachineAuth`, `Stopped`, `Starting` or `Running`.
     #[serde(rename = "BackendState", deserialize_with = "null_is_empty")]
     pub backend_state: String,
+    /// Whether it has a network interface, which the whole machine uses.
+    #[serde(rename = "TUN")]
+    pub tun: bool,
     /// What tailscaled itself finds wrong; empty is good.
     #[serde(rename = "Health", deserialize_with = "null_is_empty")]
     pub health: Vec<String>,

@@ -23,8 +23,9 @@ use tracing::{info, warn};
 pub use self::admission::{Admitted, Target};
 use self::localapi::LocalApi;
 use self::peers::Peer;
+use self::trouble::Trouble;
 use self::view::Round;
-pub use self::view::{Keeper, View};
+pub use self::view::{Keeper, Users, View};
 use crate::config::snapshot::{DialWay, Tailnet as Settings};
 use crate::words::clock::Clock;
 use crate::words::outcome::Failure;
@@ -42,6 +43,9 @@ const WHILE_OFF: Duration = Duration::from_secs(1);
 /// Rounds asked in quick succession: 10 s of them.
 const SOON: u32 = 40;
 
+/// A dial that was asked for so long ago has left tailscaled.
+const UNDER_WAY: Duration = Duration::from_millis(20);
+
 /// Shortest time between two rounds, however many dials fail.
 const FLOOR: Duration = Duration::from_millis(250);
 
@@ -53,6 +57,8 @@ pub struct Tailnet {
     restart: watch::Sender<Option<Restart>>,
     settings: watch::Sender<Arc<Settings>>,
     keeper: ArcSwap<Keeper>,
+    /// Whether tailscaled is down for a moment because we want it so.
+    renewing: watch::Sender<bool>,
     poked: Notify,
     changed: Notify,
     clock: Clock,
@@ -70,6 +76,7 @@ impl Tailnet {
             view: ArcSwap::from_pointee(view),
             settings: watch::Sender::new(settings),
             keeper: ArcSwap::from_pointee(Keeper::Nothing),
+            renewing: watch::Sender::new(false),
             poked: Notify::new(),
             changed: Notify::new(),
             clock,
@@ -124,6 +131,25 @@ impl Tailnet {
         self.poked.notify_one();
     }
 
+    /// Makes all `WireGuard` sessions anew ([`LocalApi::down_up`]). Nothing is dialled meanwhile, as
+    /// tailscaled knows no names while it is down, and no round of questions takes place.
+    ///
+    /// # Errors
+    /// As of a call of LocalAPI.
+    pub async fn renew_sessions(&self) -> Result<(), Trouble> {
+        self.renewing.send_replace(true);
+        let before = self.view();
+        self.publish(before.renewing(self.clock.now()));
+        sleep(UNDER_WAY).await;
+        let renewed = self.localapi().down_up().await;
+        if renewed.is_ok() {
+            self.publish(View::clone(&before));
+        }
+        self.renewing.send_replace(false);
+        self.poke();
+        renewed
+    }
+
     /// Who keeps tailscaled says how that goes; the view takes it up at once.
     pub fn kept(&self, keeper: Keeper) {
         self.keeper.store(Arc::new(keeper));
@@ -159,12 +185,16 @@ impl Tailnet {
     /// Keeps the view fresh for as long as it is polled. To run once, on the control thread.
     pub async fn watch(self: Arc<Self>) {
         let mut settings = self.settings.subscribe();
+        let mut renewing = self.renewing.subscribe();
         let mut rounds = 0;
         loop {
+            // The sender is ours.
+            drop(renewing.wait_for(|renewing| !renewing).await);
             let current = settings.borrow_and_update().clone();
             let round = tokio::select! {
                 biased;
                 _ = settings.changed() => continue,
+                _ = renewing.wait_for(|renewing| *renewing) => continue,
                 round = ask(&current) => round,
             };
             let keeper = self.keeper.load_full();

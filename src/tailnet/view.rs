@@ -49,6 +49,8 @@ pub struct View {
     pub answers: bool,
     /// Whether tailscaled says that it does not reach its relay.
     pub relay_down: bool,
+    /// Who feels what is done to the tunnel.
+    pub users: Users,
     /// What is wrong and what to do about it, for people; empty when nothing is.
     pub detail: String,
     /// Since when the state and the way are what they are.
@@ -58,6 +60,15 @@ pub struct View {
     /// The settings that this view was made with: where its way leads.
     pub(super) settings: Arc<Settings>,
     misses: u32,
+}
+
+/// Who uses the tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Users {
+    /// Who asks tailscaled to dial: it is in userspace mode.
+    Dials,
+    /// The whole machine: tailscaled has a network interface.
+    Machine,
 }
 
 /// What who keeps tailscaled says of it.
@@ -97,6 +108,7 @@ impl View {
             online: true,
             answers: true,
             relay_down: false,
+            users: Users::Dials,
             detail: if direct {
                 ""
             } else {
@@ -107,6 +119,17 @@ impl View {
             blocked: Kind::DaemonStarting,
             settings,
             misses: 0,
+        }
+    }
+
+    /// The view while tailscaled is taken down and up.
+    pub(super) fn renewing(&self, now: Timestamp) -> Self {
+        Self {
+            state: Tunnel::Starting,
+            blocked: Kind::DaemonStarting,
+            detail: "sessions that ended in a freeze are made anew".to_owned(),
+            since: now,
+            ..self.clone()
         }
     }
 
@@ -219,6 +242,11 @@ impl View {
             .or((!theirs.is_empty()).then_some(theirs));
         self.online = status.me.online;
         self.key_expiry = status.me.key_expiry;
+        self.users = if status.tun {
+            Users::Machine
+        } else {
+            Users::Dials
+        };
         self.relay_down = status.health.iter().any(|text| tells_of_relay(text));
         self.self_ips = status.me.ips;
         self.self_name = plain(&status.me.dns_name);

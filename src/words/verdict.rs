@@ -69,6 +69,8 @@ words!(
         PathLost = "path-lost",
         /// The relay connection was dead and was repaired.
         RelayDead = "relay-dead",
+        /// After a freeze there was no session with it; a new one was made.
+        SessionOver = "session-over",
         /// The machine answers a ping, its port does not.
         PortSilent = "port-silent",
         /// The machine answers no ping, by no path, also after a repair.

@@ -1,9 +1,10 @@
 """A stand-in for a Qdrant server: Qdrant's own embedded engine behind the REST routes of points.
 
 Owns the routes that clients need for collections and points, with the envelope, the error texts
-and the 5 s keep-alive of the server. It is not Qdrant: no gRPC, no snapshots, no aliases, no
-payload indexes, no cluster, no api-key, and collections are gone when it ends. Points, distances
-and filters are the real engine's (PyPI qdrant-edge-py).
+and the 5 s keep-alive of the server. It is not Qdrant: no gRPC, no snapshots, no cluster, no api-key,
+and collections are gone when it ends. Settings other than those of vectors (HNSW, strict mode,
+metadata) are kept and told and have no effect. Points, vectors of all kinds, payload indexes,
+distances and filters are the real engine's (PyPI qdrant-edge-py).
 
     python qdrant_stand_in.py --listen 127.0.0.1:6333 --data FOLDER
 """
@@ -20,7 +21,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import qdrant_edge as edge
 
@@ -43,7 +44,13 @@ class Collection:
 
     def __init__(self, folder: Path, request: Json) -> None:
         self.vectors = request.get("vectors") or {}
-        config = edge.EdgeConfig(vectors=vector_params(self.vectors))
+        self.sparse = request.get("sparse_vectors") or {}
+        self.config = config_of(request)
+        self.indexes: Json = {}
+        config = edge.EdgeConfig(
+            vectors=vector_params(self.vectors),
+            sparse_vectors={name: sparse_params(it or {}) for name, it in self.sparse.items()},
+        )
         self.shard = edge.EdgeShard.create(str(folder), config)
         self.lock = threading.Lock()
         self.operations = 0
@@ -61,11 +68,12 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.collections: dict[str, Collection] = {}
+        self.aliases: dict[str, str] = {}
         self.lock = threading.Lock()
 
     def named(self, name: str) -> Collection:
         try:
-            return self.collections[name]
+            return self.collections[self.aliases.get(name, name)]
         except KeyError:
             raise Refusal(404, f"Not found: Collection `{name}` doesn't exist!") from None
 
@@ -91,6 +99,7 @@ class Store:
     def delete(self, _: Json, name: str) -> Json:
         with self.lock:
             gone = self.collections.pop(name, None)
+            self.aliases = {alias: to for alias, to in self.aliases.items() if to != name}
         if gone is None:
             return False
         with gone.lock:
@@ -106,15 +115,48 @@ class Store:
             "points_count": shard.points_count,
             "indexed_vectors_count": shard.indexed_vectors_count,
             "segments_count": shard.segments_count,
-            "config": {"params": {"vectors": collection.vectors}, **DEFAULTS},
-            "payload_schema": {},
+            "config": collection.config,
+            "payload_schema": collection.indexes,
         }
+
+    def change(self, request: Json, name: str) -> Json:
+        config = self.named(name).config
+        config["params"].update(request.pop("params", {}))
+        config.update(request)
+        return True
+
+    def index(self, request: Json, name: str) -> Json:
+        collection, field = self.named(name), request["field_name"]
+        schema = request["field_schema"]
+        kind = schema if isinstance(schema, str) else schema["type"]
+        wanted = getattr(edge.PayloadSchemaType, kind.capitalize())
+        collection.indexes[field] = {
+            "data_type": kind,
+            **({} if isinstance(schema, str) else {"params": schema}),
+            "points": 0,
+        }
+        return collection.update(edge.UpdateOperation.create_field_index(field, wanted))
+
+    def list_aliases(self, _: Json) -> Json:
+        pairs = sorted(self.aliases.items())
+        return {"aliases": [{"alias_name": a, "collection_name": c} for a, c in pairs]}
+
+    def change_aliases(self, request: Json) -> Json:
+        with self.lock:
+            for action in request["actions"]:
+                match action:
+                    case {"create_alias": about}:
+                        self.named(about["collection_name"])
+                        self.aliases[about["alias_name"]] = about["collection_name"]
+                    case {"delete_alias": about}:
+                        self.aliases.pop(about["alias_name"], None)
+        return True
 
     # Points.
 
     def upsert(self, request: Json, name: str) -> Json:
         points = [
-            edge.Point(point["id"], point["vector"], point.get("payload"))
+            edge.Point(point["id"], vector_of(point["vector"]), point.get("payload"))
             for point in points_of_upsert(request)
         ]
         return self.named(name).update(edge.UpdateOperation.upsert_points(points))
@@ -194,17 +236,59 @@ DEFAULTS: Json = {
 }
 
 
+def config_of(request: Json) -> Json:
+    """A request to create a collection, as the server tells of it afterwards."""
+    params = {key: request[key] for key in PARAMS if key in request}
+    others = {key: value for key, value in request.items() if key not in PARAMS}
+    config = {"params": params, **DEFAULTS}
+    config["optimizer_config"] = others.pop("optimizers_config", DEFAULTS["optimizer_config"])
+    return {**config, **others}
+
+
+def sparse_params(vector: Json) -> edge.EdgeSparseVectorParams:
+    modifier = edge.Modifier.Idf if vector.get("modifier") == "idf" else None
+    return edge.EdgeSparseVectorParams(modifier=modifier)
+
+
 def vector_params(vectors: Json) -> Any:
     """One unnamed vector, or several named ones."""
 
     def params(vector: Json) -> edge.EdgeVectorParams:
+        multi = edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim)
+        datatype = vector.get("datatype")
         return edge.EdgeVectorParams(
-            size=vector["size"], distance=getattr(edge.Distance, vector["distance"])
+            size=vector["size"],
+            distance=getattr(edge.Distance, vector["distance"]),
+            on_disk=vector.get("on_disk"),
+            multivector_config=multi if vector.get("multivector_config") else None,
+            datatype=getattr(edge.VectorStorageDatatype, datatype.capitalize()) if datatype else None,
         )
 
     if "size" in vectors:
         return params(vectors)
     return {name: params(vector) for name, vector in vectors.items()}
+
+
+# Keys of a request that are told as `params`.
+PARAMS = ("vectors", "sparse_vectors", "shard_number", "replication_factor", "on_disk_payload")
+
+
+def vector_of(vector: Json) -> Json:
+    """As the engine takes it: a sparse one has a type of its own."""
+    match vector:
+        case {"indices": indices, "values": values}:
+            return edge.SparseVector(indices, values)
+        case {**named}:
+            return {name: vector_of(one) for name, one in named.items()}
+    return vector
+
+
+def vector_json(vector: Any) -> Json:
+    if isinstance(vector, edge.SparseVector):
+        return {"indices": list(vector.indices), "values": list(vector.values)}
+    if isinstance(vector, dict):
+        return {name: vector_json(one) for name, one in vector.items()}
+    return vector
 
 
 def points_of_upsert(request: Json) -> list[Json]:
@@ -268,7 +352,7 @@ def listed(one_or_many: Json) -> list[Json]:
 
 
 def record_json(record: edge.Record | edge.ScoredPoint) -> Json:
-    return {"id": record.id, "payload": record.payload, "vector": record.vector}
+    return {"id": record.id, "payload": record.payload, "vector": vector_json(record.vector)}
 
 
 def point_id(text: str) -> int | str:
@@ -281,8 +365,12 @@ Handler = Callable[..., Json]
 ROUTES: list[tuple[str, str, Handler]] = [
     ("GET", "/", Store.version),
     ("GET", "/collections", Store.names),
+    ("GET", "/aliases", Store.list_aliases),
+    ("POST", "/collections/aliases", Store.change_aliases),
     ("PUT", "/collections/{}", Store.create),
+    ("PATCH", "/collections/{}", Store.change),
     ("GET", "/collections/{}", Store.info),
+    ("PUT", "/collections/{}/index", Store.index),
     ("DELETE", "/collections/{}", Store.delete),
     ("GET", "/collections/{}/exists", Store.exists),
     ("PUT", "/collections/{}/points", Store.upsert),
@@ -351,7 +439,7 @@ class Connection(BaseHTTPRequestHandler):
         for method, pattern, handler in PATTERNS:
             found = pattern.fullmatch(path)
             if method == self.command and found:
-                return handler, found.groups()
+                return handler, tuple(unquote(name) for name in found.groups())
         raise Refusal(404, f"Not found: the stand-in has no {self.command} {path}")
 
     def reply(self, status: int, body: bytes, kind: str) -> None:

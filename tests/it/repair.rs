@@ -43,7 +43,7 @@ impl Tailnet {
         self.time.run(soon(wait)).await;
     }
 
-    async fn counted(&self, family: &str, labels: &[(&str, &str)]) -> usize {
+    pub(crate) async fn counted(&self, family: &str, labels: &[(&str, &str)]) -> usize {
         self.app.metrics().await.sum(family, labels)
     }
 

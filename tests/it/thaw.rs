@@ -8,9 +8,11 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use tailhop::words::clock::Clock;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 
 use crate::repair::{evidence, rests};
-use crate::rescue::tailnet;
+use crate::rescue::{Tailnet, tailnet};
 use crate::support::app::{App, Macs, stage};
 use crate::support::time::Held;
 use crate::support::upstream::{Gate, answer};
@@ -226,6 +228,95 @@ async fn the_first_requests_after_a_freeze_wait_for_the_repair() {
         assert_eq!(metrics.sum("tailhop_freezes_total", &[]), 1);
         net.ends_clean().await;
     }
+}
+
+/// What becomes of a read and a write that come with the thaw while no session is left.
+async fn after_sessions_ended(net: &Tailnet, frozen: Duration) -> [(u16, Duration); 2] {
+    assert_eq!(net.app.get("/qdrant/collections").await.status(), 200);
+    net.time.pass(6 * SECOND).await;
+    net.fake.sessions_over();
+    net.time.freeze(frozen).await;
+    let began = Instant::now();
+    let read = async {
+        let read = net.app.get("/qdrant/collections").await;
+        (read.status(), began.elapsed())
+    };
+    let write = async {
+        let write = net.app.ask("PUT", WRITE, b"{}").await;
+        (write.status(), began.elapsed())
+    };
+    let ((read, write), _) = net.time.run(async { tokio::join!(read, write) }).await;
+    [read, write]
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_that_ended_in_a_freeze_are_made_anew_and_nothing_fails() {
+    for frozen in [62, 200, 600] {
+        let net = tailnet("").await;
+        for (status, took) in after_sessions_ended(&net, frozen * SECOND).await {
+            assert_eq!(status, 200);
+            assert!(took < SECOND, "{frozen} {took:?}");
+        }
+        assert_eq!(net.fake.repairs(), ["down", "up"], "{frozen}: once for all");
+        let found = [("finding", "session-renewed")];
+        let found = net.counted("tailhop_tunnel_inquiries_total", &found).await;
+        assert!((1..=2).contains(&found), "{found}");
+        net.ends_clean().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_comes_while_tailscaled_is_down_waits_for_it() {
+    let net = tailnet("").await;
+    net.time.pass(6 * SECOND).await;
+    net.fake.sessions_over();
+    // It takes three attempts until tailscaled is up again.
+    net.fake.fail_ups(2);
+    net.time.freeze(200 * SECOND).await;
+    let began = Instant::now();
+    let mut asked = JoinSet::new();
+    for place in 0..100_u32 {
+        let mut client = net.app.client().await;
+        asked.spawn(async move {
+            let asked = began + place * Duration::from_millis(10);
+            sleep_until(asked).await;
+            (client.ask("PUT", WRITE, &[], b"{}").await, asked.elapsed())
+        });
+    }
+    let (answers, _) = net.time.run(asked.join_all()).await;
+    for (answer, took) in answers {
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        assert!(took < 2 * SECOND, "{took:?}");
+    }
+    assert_eq!(net.fake.repairs(), ["down", "up", "up", "up"]);
+    net.ends_clean().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_that_the_whole_machine_uses_is_not_taken_down() {
+    let net = tailnet("").await;
+    net.fake.has_interface();
+    // The next look at tailscaled.
+    net.time.pass(6 * SECOND).await;
+    let [(_, read), (status, _)] = after_sessions_ended(&net, 200 * SECOND).await;
+    assert!(read > SECOND, "{read:?}");
+    assert_eq!(status, 503, "the write");
+    assert_eq!(net.fake.repairs(), [""; 0]);
+    net.fake.sessions_back();
+    net.app.judged("qdrant", "m1", "up").await;
+    net.ends_clean().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tailscaled_that_may_not_be_changed_is_asked_once() {
+    let net = tailnet("").await;
+    net.fake.forbid_debug();
+    let [_, (status, _)] = after_sessions_ended(&net, 200 * SECOND).await;
+    assert_eq!(status, 503, "the write");
+    assert_eq!(net.fake.repairs(), ["down"]);
+    net.fake.sessions_back();
+    net.app.judged("qdrant", "m1", "up").await;
+    net.ends_clean().await;
 }
 
 #[tokio::test(start_paused = true)]

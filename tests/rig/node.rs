@@ -132,6 +132,7 @@ impl Node {
             .env("HOME", self.state())
             .env("TS_LOGS_DIR", self.state())
             .envs(environment())
+            .envs(std::env::var_os("TAILHOP_RIG_VERBOSE").map(|level| ("TS_LOG_VERBOSITY", level)))
             .args(["--tun=userspace-networking", "--port=0"])
             .arg(flag("--statedir", &self.state()))
             .arg(flag("--socket", &self.socket()));

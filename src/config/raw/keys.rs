@@ -200,7 +200,7 @@ const TAILNET: &[Row] = &[
         "repair",
         Shape::Flag,
         "true",
-        "repairs a broken tunnel through LocalAPI (`rebind`, `break-derp-conns`)",
+        "repairs a broken tunnel through LocalAPI (`rebind`, `break-derp-conns`; after a freeze of a minute, in userspace mode, `down-up`)",
     ),
     row(
         "tailscaled",

@@ -73,6 +73,10 @@ struct Script {
     pings_hang: bool,
     complaints: Vec<String>,
     shields_up: bool,
+    /// How often it still fails to go up.
+    ups_failing: usize,
+    /// Whether it has a network interface.
+    tun: bool,
     /// Who is behind connections that it makes, as it answers it; none: hangs.
     forwards: HashMap<SocketAddr, Option<String>>,
     whois_hangs: bool,
@@ -106,6 +110,8 @@ struct Machine {
     /// What a dial of it takes.
     far: Duration,
     path: Path,
+    /// Whether there is a session with it.
+    session: bool,
     /// Whether bytes pass between it and us now.
     awake: watch::Sender<bool>,
 }
@@ -146,6 +152,8 @@ impl Tailscaled {
             pings_hang: false,
             complaints: Vec::new(),
             shields_up: true,
+            ups_failing: 0,
+            tun: false,
             forwards: HashMap::new(),
             whois_hangs: false,
             whois_asked: 0,
@@ -270,7 +278,36 @@ impl Tailscaled {
         self.fault(|script| script.relay_alive = true);
     }
 
-    /// `debug` is refused: 403.
+    /// All sessions ended in a freeze, and the first attempt at new ones failed: machines answer
+    /// pings, and nothing else passes until `down` and `up`.
+    pub(crate) fn sessions_over(&self) {
+        self.sessions(false);
+    }
+
+    /// The next attempt succeeded.
+    pub(crate) fn sessions_back(&self) {
+        self.sessions(true);
+    }
+
+    fn sessions(&self, there: bool) {
+        self.fault(|script| {
+            for machine in script.machines.values_mut() {
+                machine.session = there;
+            }
+        });
+    }
+
+    /// It fails to go up so often before it does.
+    pub(crate) fn fail_ups(&self, times: usize) {
+        self.script().ups_failing = times;
+    }
+
+    /// It has a network interface, which the whole machine uses.
+    pub(crate) fn has_interface(&self) {
+        self.script().tun = true;
+    }
+
+    /// `debug` and a change of preferences are refused: 403.
     pub(crate) fn forbid_debug(&self) {
         self.script().debug = Debug::Forbidden;
     }
@@ -300,7 +337,7 @@ impl Tailscaled {
         self.script().pinged.clone()
     }
 
-    /// The debug actions it was asked for, refused ones too.
+    /// The debug actions and `down` and `up` it was asked for, refused ones too.
     pub(crate) fn repairs(&self) -> Vec<String> {
         let script = self.script();
         script.repaired.iter().map(|(act, _)| act.clone()).collect()
@@ -417,6 +454,7 @@ impl Script {
             stopped: false,
             far: Duration::ZERO,
             path: Path::Relay,
+            session: true,
             awake: watch::Sender::new(true),
         })
     }
@@ -428,7 +466,7 @@ impl Script {
             let lost = matches!(machine.path, Path::Lost | Path::LostThere);
             let way = !lost && (self.relay_alive || !by_relay);
             machine.awake.send_if_modified(|awake| {
-                let passes = way && !machine.stopped;
+                let passes = way && machine.session && !machine.stopped;
                 std::mem::replace(awake, passes) != passes
             });
         }
@@ -505,6 +543,9 @@ async fn localapi(mut io: impl Io, net: &Net) -> std::io::Result<()> {
                 };
                 io.write_all(&who).await?;
             }
+            ("PATCH", "/localapi/v0/prefs") => {
+                io.write_all(&net.edit_prefs(&request)).await?;
+            }
             ("GET", "/localapi/v0/prefs") => {
                 let prefs = format!(
                     "{{\"ShieldsUp\":{}}}",
@@ -576,6 +617,32 @@ impl Net {
             }
             sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// `PATCH prefs` of `WantRunning`.
+    fn edit_prefs(&self, request: &Request) -> Vec<u8> {
+        let prefs: Value = serde_json::from_slice(&request.body).unwrap();
+        assert_eq!(prefs["WantRunningSet"], true, "{prefs}");
+        let up = prefs["WantRunning"].as_bool().unwrap();
+        let mut script = self.script.lock().unwrap();
+        let now = Instant::now();
+        let action = if up { "up" } else { "down" };
+        script.repaired.push((action.into(), now));
+        if script.debug == Debug::Forbidden {
+            return answer("403 Forbidden", "", "prefs write access denied\n");
+        }
+        if up && script.ups_failing > 0 {
+            script.ups_failing -= 1;
+            return answer("500 Internal Server Error", "", "not now\n");
+        }
+        if up && script.backend_state == "Stopped" {
+            for machine in script.machines.values_mut() {
+                machine.session = true;
+            }
+        }
+        script.backend_state = if up { "Running" } else { "Stopped" }.into();
+        script.settle();
+        answer("200 OK", "Content-Type: application/json\r\n", "{}")
     }
 
     /// `POST debug`.
@@ -663,7 +730,7 @@ impl Net {
         let suffix = if running { SUFFIX } else { "" };
         let status = json!({
             "Version": "1.102.3-tfake",
-            "TUN": false,
+            "TUN": script.tun,
             "BackendState": script.backend_state,
             "HaveNodeKey": running,
             "AuthURL": "",
@@ -992,10 +1059,11 @@ struct Request {
     method: String,
     path: String,
     headers: Vec<(String, String)>,
+    body: Vec<u8>,
 }
 
 impl Request {
-    /// The next request of a connection, none at its end. Bodies are not used by this API.
+    /// The next request of a connection, none at its end.
     async fn read(io: &mut impl Io, mut begun: Vec<u8>) -> std::io::Result<Option<Self>> {
         while !begun.ends_with(b"\r\n\r\n") {
             match io.read_u8().await {
@@ -1015,11 +1083,17 @@ impl Request {
             .map(|(key, value)| (key.to_ascii_lowercase(), value.trim().to_owned()))
             .collect();
         let method = first.next().unwrap_or_default();
-        Ok(Some(Self {
+        let mut request = Self {
             method,
             path: first.next().unwrap_or_default(),
             headers,
-        }))
+            body: Vec::new(),
+        };
+        let length = request.header("content-length");
+        let length = length.map_or(0, |length| length.parse().unwrap());
+        request.body.resize(length, 0);
+        io.read_exact(&mut request.body).await?;
+        Ok(Some(request))
     }
 
     /// A parameter of the query.

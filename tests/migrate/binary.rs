@@ -1,0 +1,199 @@
+//! The real binary: what it prints, and how it exits.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::Stage;
+
+async fn migrate(stage: &Stage, more: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tailhop"));
+    command
+        .args([
+            "migrate",
+            "--from",
+            &stage.source.url(),
+            "--to",
+            &stage.target.url(),
+        ])
+        .args([
+            "--state",
+            stage.state().to_str().unwrap(),
+            "--patience",
+            "1s",
+        ])
+        .args(more)
+        .env("SOME_KEY", "canary-1")
+        .env_remove("TAILHOP_CONFIG");
+    tokio::task::spawn_blocking(move || command.output().unwrap())
+        .await
+        .unwrap()
+}
+
+fn texts(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+#[tokio::test]
+async fn two_urls_need_no_configuration_and_the_answer_tells_what_came_of_it() {
+    let stage = Stage::with("docs", 100).await;
+    for side in [&stage.source, &stage.target] {
+        side.store().key = Some("canary-1");
+    }
+    let keys = [
+        "--from-api-key-env",
+        "SOME_KEY",
+        "--to-api-key-env",
+        "SOME_KEY",
+    ];
+    let output = migrate(&stage, &keys).await;
+    let (said, complained) = texts(&output);
+    assert_eq!(output.status.code(), Some(0), "{complained}");
+    assert!(
+        said.starts_with("docs: 100 points copied; the same on both sides, "),
+        "{said}"
+    );
+    stage.assert_same("docs");
+
+    stage
+        .target
+        .store()
+        .collections
+        .get_mut("docs")
+        .unwrap()
+        .points
+        .pop_first();
+    let output = migrate(&stage, &[&keys[..], &["--verify-only", "--json"]].concat()).await;
+    let (said, _) = texts(&output);
+    assert_eq!(output.status.code(), Some(1));
+    let report: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(report["equal"], false);
+    assert_eq!(
+        report["collections"][0]["differences"][0],
+        "point 0: not at the target"
+    );
+    assert!(!said.contains("canary"));
+}
+
+#[tokio::test]
+async fn each_end_has_its_exit_code_and_says_what_to_do() {
+    let stage = Stage::with("docs", 10).await;
+    let output = migrate(&stage, &["--collection", "none"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        texts(&output)
+            .1
+            .contains("none: the source has none of that name")
+    );
+
+    let output = migrate(&stage, &["--resume"]).await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(texts(&output).1.contains("no run can be gone on with"));
+
+    let output = migrate(&stage, &["--pin"]).await;
+    assert_eq!(output.status.code(), Some(2));
+    let output = migrate(&stage, &["--from-api-key-env", "NOT_SET_ANYWHERE"]).await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        texts(&output)
+            .1
+            .contains("the variable NOT_SET_ANYWHERE is not set")
+    );
+
+    let full = crate::qdrant::Fault::Status(507, "full");
+    stage
+        .target
+        .store()
+        .faults
+        .push_back(("PUT /collections/docs/points", full));
+    let output = migrate(&stage, &[]).await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        texts(&output)
+            .1
+            .contains("help: --resume goes on where it stopped")
+    );
+    let output = migrate(&stage, &[]).await;
+    assert_eq!(
+        output.status.code(),
+        Some(2),
+        "a run that did not end is not begun anew"
+    );
+    let output = migrate(&stage, &["--resume"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", texts(&output).1);
+    stage.assert_same("docs");
+}
+
+#[tokio::test]
+async fn backends_of_the_configuration_are_reached_with_their_headers_and_then_pinned() {
+    let stage = Stage::with("docs", 10).await;
+    for side in [&stage.source, &stage.target] {
+        side.store().key = Some("canary-1");
+    }
+    let routing = stage.folder.path().join("routing.toml");
+    let backend = |name: &str, url: String| {
+        let headers = "headers = { api-key = { env = \"SOME_KEY\" } }";
+        format!("[backends.{name}]\nurl = \"{url}\"\n{headers}\n")
+    };
+    let text = backend("m1", stage.source.url())
+        + &backend("m2", stage.target.url())
+        + "[services]\nqdrant = { backends = [\"m1\", \"m2\"] }\n[schedule]\ndefault = \"m1\"\n";
+    std::fs::write(&routing, text).unwrap();
+    let by_name = |to: &'static str, more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tailhop"));
+        command
+            .args(["migrate", "--from", "m1", "--to", to, "--config"])
+            .arg(&routing)
+            .arg("--state")
+            .arg(stage.state())
+            .args(more)
+            .env("SOME_KEY", "canary-1");
+        tokio::task::spawn_blocking(move || command.output().unwrap())
+    };
+    let output = by_name("m2", &["--pin", "--no-wait"]).await.unwrap();
+    let (said, complained) = texts(&output);
+    assert_eq!(output.status.code(), Some(0), "{complained}");
+    assert!(said.starts_with("docs: 10 points copied"), "{said}");
+    assert!(!(said + &complained).contains("canary"));
+    stage.assert_same("docs");
+    let written = std::fs::read_to_string(&routing).unwrap();
+    let pinned = [
+        "to = \"m2\"",
+        "writes = true",
+        "services = [\"qdrant\"]",
+        "migrated from m1",
+    ];
+    for words in pinned {
+        assert!(written.contains(words), "{words}:\n{written}");
+    }
+
+    let output = by_name("m3", &[]).await.unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let why = texts(&output).1;
+    assert!(
+        why.contains("m3 does not offer qdrant: m1, m2 do, or write a URL"),
+        "{why}"
+    );
+    let output = by_name("m1", &[]).await.unwrap();
+    assert!(texts(&output).1.contains("--from and --to are the same"));
+}
+
+#[tokio::test]
+async fn a_pin_is_not_given_when_the_sides_differ() {
+    let stage = Stage::with("docs", 10).await;
+    stage
+        .target
+        .store()
+        .collections
+        .insert("docs".to_owned(), crate::collection(9));
+    let output = migrate(&stage, &["--verify-only", "--pin"]).await;
+    assert_eq!(output.status.code(), Some(2), "they exclude each other");
+    let output = migrate(&stage, &[]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        texts(&output)
+            .1
+            .contains("help: --replace makes the target the same")
+    );
+}
