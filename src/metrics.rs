@@ -18,6 +18,9 @@ const REQUEST_BUCKETS: &[f64] = &[
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0,
     600.0,
 ];
+const POSITION_BUCKETS: &[f64] = &[
+    0.0, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0,
+];
 const CONNECT_BUCKETS: &[f64] = &[
     0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0,
 ];
@@ -121,6 +124,12 @@ families!(
         cache_entries: IntGaugeVec("tailhop_cache_entries", "Embeddings that are kept.", &["service"]),
         cache_bytes: IntGaugeVec("tailhop_cache_bytes", "Memory of the embeddings that are kept.", &["service"]),
 
+        queue_depth: IntGaugeVec("tailhop_queue_depth", "Inferences that wait for a place at a backend.", &["service", "backend"]),
+        queue_wait_seconds: HistogramVec("tailhop_queue_wait_seconds", "How long an inference waited for its place at a backend that has a limit, or until it left.", &["service", "backend", "result"]; REQUEST_BUCKETS),
+        queue_position: HistogramVec("tailhop_queue_position", "Which place in the line an inference had when it came; 0: none, it did not wait.", &["service", "backend"]; POSITION_BUCKETS),
+
+        prewarms: IntCounterVec("tailhop_prewarms_total", "Models loaded before they were asked for, by occasion and result.", &["service", "backend", "occasion", "result"]),
+
         connect_seconds: HistogramVec("tailhop_connect_duration_seconds", "Dials that succeeded.", &["backend"]; CONNECT_BUCKETS),
         connects: IntCounterVec("tailhop_connects_total", "Dials, by result.", &["backend", "result"]),
         retries: IntCounterVec("tailhop_retries_total", "Further attempts of a request, by what had failed.", &["service", "reason"]),
@@ -147,6 +156,7 @@ families!(
         pin_contradiction: IntGaugeVec("tailhop_pin_contradicts_schedule", "1 while a pin names another backend than the schedule.", &["service"]),
         pin_expiry: GaugeVec("tailhop_pin_expiry_timestamp_seconds", "When the pin that holds expires; 0: none holds, or it has no expiry.", &["service"]),
         next_switch: GaugeVec("tailhop_schedule_next_timestamp_seconds", "When the next planned switch comes; 0: none is planned.", &["service"]),
+        switch_held: IntGaugeVec("tailhop_schedule_switch_held", "1 while a planned switch is held, as its backend lacks what `require` names.", &["service"]),
         contradiction: IntGaugeVec("tailhop_active_backend_contradicts_schedule", "1 while `ACTIVE_BACKEND` names another backend than the schedule.", &["service"]),
 
         peer_online: IntGaugeVec("tailhop_peer_online", "1 if the control plane has the machine connected.", &["backend"]),

@@ -15,9 +15,11 @@ use crate::api;
 use crate::config::instant;
 use crate::config::snapshot::{BackendId, Route, Snapshot, Timeouts};
 use crate::plan::candidates::{Plan, plan};
+use crate::plan::known::Known;
 use crate::plan::reason::Refusal;
 use crate::plan::route::{match_route, meaning, upstream_path};
 use crate::plan::schedule::next_switch;
+use crate::reload::store::Asked;
 use crate::request::again::tried_again;
 use crate::words::effect::{Effect, Meaning};
 use crate::words::units::show_duration;
@@ -40,9 +42,9 @@ pub struct Question<'q> {
 /// What is known of one endpoint.
 #[derive(Clone, Debug)]
 pub struct Told {
-    /// Its verdict.
-    pub verdict: Verdict,
-    /// What that rests on; `None`: nobody told.
+    /// Its verdict, and what else the plan asks for.
+    pub known: Known,
+    /// What the verdict rests on; `None`: nobody told.
     pub evidence: Option<String>,
 }
 
@@ -204,8 +206,8 @@ impl Explanation {
         let service = snapshot.service(route.service);
         let upstream = upstream_path(route, service.kind, &self.path).into_owned();
         let (meaning, rule) = meaning(route, service.kind, question.method, &upstream);
-        let verdicts: Vec<_> = told.iter().map(|told| told.verdict).collect();
-        let plan = plan(snapshot, route.service, meaning, &verdicts, question.at);
+        let known: Vec<_> = told.iter().map(|told| told.known).collect();
+        let plan = plan(snapshot, route.service, meaning, &known, question.at);
         self.route = Some(route.path.clone());
         self.service = Some(service.name.to_string());
         self.upstream_path = Some(upstream);
@@ -340,7 +342,7 @@ impl Scene<'_> {
 
     fn verdict(&self, backend: BackendId) -> &'static str {
         self.told(backend)
-            .map_or(Verdict::Unknown, |told| told.verdict)
+            .map_or(Verdict::Unknown, |told| told.known.verdict)
             .as_str()
     }
 
@@ -434,7 +436,7 @@ impl Admin {
             let told = endpoints.map(|endpoint| match at {
                 Some(_) => Told::unknown(),
                 None => Told {
-                    verdict: endpoint.verdict(),
+                    known: live.known_of(route.service, endpoint, &Asked::default()),
                     evidence: Some(endpoint.judgement().evidence.to_string()),
                 },
             });
@@ -448,7 +450,7 @@ impl Told {
     /// Nothing.
     pub fn unknown() -> Self {
         Self {
-            verdict: Verdict::Unknown,
+            known: Known::from(Verdict::Unknown),
             evidence: None,
         }
     }

@@ -4,7 +4,7 @@ use super::Admin;
 use super::status::serves;
 use crate::config::snapshot::ServiceId;
 use crate::metrics::Metrics;
-use crate::plan::orders;
+use crate::plan::orders::{self, Why};
 use crate::plan::schedule::next_switch;
 use crate::reload::store::Live;
 use crate::words::effect::Effect;
@@ -29,6 +29,8 @@ impl Admin {
             &self.metrics.llm_loaded,
             &self.metrics.cache_entries,
             &self.metrics.cache_bytes,
+            &self.metrics.switch_held,
+            &self.metrics.queue_depth,
         ] {
             gauges.reset();
         }
@@ -85,7 +87,7 @@ fn kept(metrics: &Metrics, live: &Live, service: ServiceId) {
 }
 
 fn endpoints(metrics: &Metrics, live: &Live, service: ServiceId, now: Timestamp) {
-    let active = orders::active(&live.snapshot, service, Effect::Read, now).backend;
+    let active = live.active(service, Effect::Read, now).backend;
     let active = &live.snapshot.backend(active).name;
     for endpoint in &live.endpoints[service.0] {
         let labels = [endpoint.key.service.as_str(), endpoint.key.backend.as_str()];
@@ -107,6 +109,9 @@ fn endpoints(metrics: &Metrics, live: &Live, service: ServiceId, now: Timestamp)
         set(&metrics.backend_up, verdict == Verdict::Up);
         set(&metrics.active, endpoint.key.backend == *active);
         set(&metrics.serving, serves(endpoint));
+        let waiting = i64::try_from(endpoint.slots.busy().waiting).unwrap_or(i64::MAX);
+        let depth = metrics.queue_depth.with_label_values(&labels);
+        depth.set(waiting);
         let idle = [labels[0], labels[1], "idle"];
         let count = i64::try_from(endpoint.idle.len()).unwrap_or(i64::MAX);
         metrics.idle_connections.with_label_values(&idle).set(count);
@@ -135,6 +140,11 @@ fn orders_of(metrics: &Metrics, live: &Live, service: ServiceId, now: Timestamp)
         .pin_contradiction
         .with_label_values(&labels)
         .set(i64::from(contradicts));
+    let held = matches!(live.active(service, Effect::Read, now).why, Why::Held(_));
+    metrics
+        .switch_held
+        .with_label_values(&labels)
+        .set(i64::from(held));
     let contradicts = orders::contradicts_schedule(snapshot, service, now);
     metrics
         .contradiction

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::api::models as model;
 use crate::endpoint::live::Endpoint;
 
 /// So much of a digest tells models apart, as Ollama shows them.
@@ -18,6 +19,24 @@ pub struct Models {
     pub at: String,
     /// By name.
     pub models: Vec<Model>,
+    /// What was loaded before it was asked for, or could not be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prewarmed: Vec<Prewarmed>,
+}
+
+/// A model that was to be loaded before it was asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Prewarmed {
+    /// Its name, with its tag.
+    pub name: String,
+    /// Why: before a `switch`, after a `wake`.
+    pub occasion: String,
+    /// `loaded`, `failed`, or `in-use`: the Mac serves, and is left alone.
+    pub result: String,
+    /// How long it took.
+    pub seconds: Option<f64>,
+    /// When.
+    pub at: String,
 }
 
 /// One model.
@@ -35,7 +54,7 @@ pub struct Model {
 }
 
 /// What an endpoint told.
-pub(super) fn of(endpoint: &Endpoint, show: impl FnOnce(Timestamp) -> String) -> Option<Models> {
+pub(super) fn of(endpoint: &Endpoint, show: impl Fn(Timestamp) -> String) -> Option<Models> {
     let told = endpoint.models.told()?;
     let catalogue = &told.catalogue;
     let models = catalogue.models.iter().map(|(model, digest)| Model {
@@ -47,12 +66,28 @@ pub(super) fn of(endpoint: &Endpoint, show: impl FnOnce(Timestamp) -> String) ->
     Some(Models {
         at: show(told.at),
         models: models.collect(),
+        prewarmed: (endpoint.models.prewarmed().into_iter())
+            .map(|one| Prewarmed {
+                name: one.model,
+                occasion: one.occasion.to_owned(),
+                result: one.result.to_owned(),
+                seconds: one.seconds,
+                at: show(one.at),
+            })
+            .collect(),
     })
 }
 
 /// As exact as people want it.
 fn tenths(rate: f64) -> f64 {
     (rate * 10.0).round() / 10.0
+}
+
+/// Those of `required` that an endpoint is known to lack.
+pub(super) fn missing(endpoint: &Endpoint, required: &[model::Model]) -> Vec<String> {
+    let lacks = |model: &&model::Model| endpoint.models.digest(model, |has| has.is_none());
+    let missing = required.iter().filter(|model| lacks(model) == Some(true));
+    missing.map(|model| model.as_str().to_owned()).collect()
 }
 
 /// The names under which these endpoints have different models.
@@ -75,6 +110,12 @@ pub(super) fn differ(endpoints: &[Arc<Endpoint>]) -> Vec<String> {
 }
 
 impl Models {
+    /// Whether all of these are there.
+    pub fn has_all(&self, required: &[model::Model]) -> bool {
+        let has = |name: &str| self.models.iter().any(|model| model.name == name);
+        required.iter().all(|model| has(model.as_str()))
+    }
+
     /// For people.
     pub fn show(&self) -> String {
         let loaded = self.models.iter().filter(|model| model.loaded);
@@ -89,6 +130,17 @@ impl Models {
         } else {
             loaded.join(", ")
         };
-        format!("{} models, in memory: {loaded}", self.models.len())
+        let ahead = self.prewarmed.iter().map(|one| {
+            let Prewarmed {
+                name,
+                occasion,
+                result,
+                at,
+                ..
+            } = one;
+            format!("; prewarm of {name} ({occasion}): {result} at {at}")
+        });
+        let ahead: String = ahead.collect();
+        format!("{} models, in memory: {loaded}{ahead}", self.models.len())
     }
 }

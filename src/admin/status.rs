@@ -1,6 +1,7 @@
 //! `/status`: which backend is active, which one serves, and why. Built from the owners each time
 //! it is asked; the very shape that `tailhop status --json` prints.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -285,6 +286,9 @@ pub struct NextSwitch {
     pub at: String,
     /// To which backend.
     pub to: String,
+    /// What `require` names and it is known to lack.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lacks: Vec<String>,
 }
 
 /// One endpoint of a service.
@@ -444,7 +448,7 @@ impl View<'_> {
     fn service(&self, id: ServiceId) -> Service {
         let snapshot = &self.live.snapshot;
         let service = snapshot.service(id);
-        let named = |effect| self.named(&orders::active(snapshot, id, effect, self.now));
+        let named = |effect| self.named(&self.live.active(id, effect, self.now));
         let endpoints = &self.live.endpoints[id.0];
         let routes = snapshot.routes.iter().filter(|route| route.service == id);
         Service {
@@ -462,6 +466,7 @@ impl View<'_> {
             next_switch: next_switch(snapshot, id, self.now).map(|switch| NextSwitch {
                 at: self.show(switch.at),
                 to: snapshot.backend(switch.to).name.to_string(),
+                lacks: self.lacks(id, switch.to),
             }),
             contradicts_schedule: orders::contradicts_schedule(snapshot, id, self.now),
             backends: (service.backends.iter().zip(endpoints))
@@ -543,6 +548,14 @@ impl View<'_> {
             in_flight: endpoint.handles.in_flight.get(),
             models: models::of(endpoint, |at| self.show(at)),
         }
+    }
+
+    /// What `require` names and a backend is known to lack.
+    fn lacks(&self, service: ServiceId, backend: BackendId) -> Vec<String> {
+        let require = &self.live.snapshot.service(service).require;
+        let endpoint = self.live.endpoint(service, backend);
+        let lacks = |endpoint: &Arc<Endpoint>| models::missing(endpoint, require);
+        endpoint.map(lacks).unwrap_or_default()
     }
 
     fn show(&self, at: Timestamp) -> String {
@@ -630,6 +643,17 @@ fn sentence(service: &Service) -> String {
         if let Some(error) = &active.last_error {
             text += &format!(" ({})", error.text);
         }
+    }
+    if let Some(next) = service
+        .next_switch
+        .as_ref()
+        .filter(|next| !next.lacks.is_empty())
+    {
+        let (to, lacks) = (&next.to, next.lacks.join(", "));
+        text += &format!(
+            "; the switch of {} comes to {to}, which lacks {lacks}",
+            next.at
+        );
     }
     let others: Vec<_> = service
         .serving

@@ -5,6 +5,9 @@ use serde_json::json;
 
 use crate::words::names::Kind;
 
+/// What an Ollama says that has too much to do, two blanks and all: its clients know it.
+pub const BUSY: &str = "server busy, please try again.  maximum pending requests exceeded";
+
 /// How long a client's error text may get: longer ones are cut by some clients' logs.
 const MESSAGE_MAX: usize = 600;
 
@@ -17,7 +20,13 @@ pub fn body(kind: Kind, path: &str, status: StatusCode, message: &str) -> String
         }
         Kind::Ollama if path.starts_with("/v1/") => {
             let code = status.as_u16().to_string();
-            json!({"error": {"message": message, "type": word(status), "param": null, "code": code}})
+            // As it says it itself.
+            let word = if status == StatusCode::SERVICE_UNAVAILABLE {
+                "api_error"
+            } else {
+                word(status)
+            };
+            json!({"error": {"message": message, "type": word, "param": null, "code": code}})
         }
         Kind::Ollama | Kind::Http => json!({"error": message}),
         Kind::Qdrant => json!({"status": {"error": message}, "result": null, "time": 0}),
@@ -57,7 +66,7 @@ mod tests {
             (
                 Kind::Ollama,
                 "/v1/chat/completions",
-                r#"{"error":{"code":"503","message":"no","param":null,"type":"overloaded_error"}}"#,
+                r#"{"error":{"code":"503","message":"no","param":null,"type":"api_error"}}"#,
             ),
             (
                 Kind::Ollama,

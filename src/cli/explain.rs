@@ -10,6 +10,7 @@ use crate::admin::explain::{Explanation, Question, Told, explain, show_timeline}
 use crate::admin::status::{Status, comings};
 use crate::config::snapshot::{Route, Snapshot};
 use crate::config::{Environment, instant, load, read};
+use crate::plan::known::Known;
 use crate::words::verdict::Verdict;
 
 /// Arguments of `explain`.
@@ -132,7 +133,13 @@ fn told(snapshot: &Snapshot, route: &Route, status: Option<&Status>) -> Vec<Told
         let verdict = *all.find(|verdict| verdict.as_str() == backend.verdict)?;
         // An older instance does not tell it.
         let evidence = Some(backend.evidence.clone()).filter(|evidence| !evidence.is_empty());
-        Some(Told { verdict, evidence })
+        let models = backend.models.as_ref();
+        let unready = models.is_some_and(|models| !models.has_all(&service.require));
+        let known = Known {
+            unready,
+            ..Known::from(verdict)
+        };
+        Some(Told { known, evidence })
     };
     (service.backends.iter())
         .map(|id| of(snapshot.backend(*id).name.as_str()).unwrap_or_else(Told::unknown))

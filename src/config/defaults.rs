@@ -49,6 +49,11 @@ pub const SUFFIX: &str = "ts.net";
 /// A lost SYN is sent again after a second at the earliest; most dials take a tenth of this.
 const RACE: Duration = Duration::from_millis(250);
 
+/// Inferences that wait for a place: more would wait longer than any client.
+pub const QUEUE: usize = 100;
+/// How long one of them waits: clients give up after a minute or two.
+pub const QUEUE_WAIT: Duration = Duration::from_mins(1);
+
 /// One dial. A path that was lost takes 8 s to reach the relay by itself.
 const CONNECT: Duration = Duration::from_secs(10);
 /// One probe: a healthy Mac answers one in milliseconds, over a relay in less than a second.

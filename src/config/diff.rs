@@ -305,7 +305,20 @@ fn services(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
                 changes.value(&at("its kind is"), &before.kind, &service.kind);
                 changes.value(&at("its port is"), &before.port, &service.port);
                 fallback(&subject, before.fallback, service.fallback, changes);
-                changes.value(&at("it requires"), &required(before), &required(service));
+                changes.value(
+                    &at("it requires"),
+                    &names_of(&before.require),
+                    &names_of(&service.require),
+                );
+                let [was, is] = [before, service].map(|service| names_of(&service.prewarm));
+                changes.value(&at("it loads ahead"), &was, &is);
+                changes.value(
+                    &at("inference goes to the backend that is"),
+                    &before.policy.as_str(),
+                    &service.policy.as_str(),
+                );
+                changes.value(&at("its limit is"), &limit(before), &limit(service));
+                holds_switch(&subject, before, service, changes);
                 changes.value(&at("its cache has"), &kept(before), &kept(service));
                 let [was, is] = [before, service].map(own);
                 own_address(service, &was, &is, changes);
@@ -341,9 +354,9 @@ fn fallback(subject: &str, old: Fallback, new: Fallback, changes: &mut Changes) 
     changes.say(format!("{subject}: {what}"));
 }
 
-/// The models that it requires, in words.
-fn required(service: &Service) -> String {
-    let models: Vec<_> = service.require.iter().map(Model::as_str).collect();
+/// Models in words.
+fn names_of(models: &[Model]) -> String {
+    let models: Vec<_> = models.iter().map(Model::as_str).collect();
     if models.is_empty() {
         "no model".to_owned()
     } else {
@@ -360,6 +373,33 @@ fn kept(service: &Service) -> String {
         let ttl = show_duration(cache.ttl);
         format!("{entries} embeddings in {megabytes} MB for {ttl}")
     })
+}
+
+/// How many inferences it works on, in words.
+fn limit(service: &Service) -> String {
+    let Some(limit) = &service.limit else {
+        return "none".to_owned();
+    };
+    let spill = if limit.spill { ", then another" } else { "" };
+    format!(
+        "{} at once, {} wait up to {}{spill}",
+        limit.in_flight,
+        limit.queue,
+        show_duration(limit.wait)
+    )
+}
+
+fn holds_switch(subject: &str, old: &Service, new: &Service, changes: &mut Changes) {
+    if old.holds_switch != new.holds_switch {
+        let what = if new.holds_switch {
+            "waits for"
+        } else {
+            "no longer waits for"
+        };
+        changes.say(format!(
+            "{subject}: a planned switch {what} the models that it requires"
+        ));
+    }
 }
 
 /// The address of its own, in words.

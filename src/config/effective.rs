@@ -16,6 +16,7 @@ use super::env::{
 };
 use super::moment::show;
 use super::problem::{Problems, Report};
+use super::raw::IF_NOT_READY;
 use super::raw::{self, Table};
 use super::snapshot::{
     Backend, BackendId, Credential, HostHeader, Route, Service, ServiceId, Snapshot, Timeouts,
@@ -24,6 +25,7 @@ use super::source::{Source, read};
 use super::validate;
 use super::whole::Whole;
 use crate::api::models::Model;
+use crate::words::names::Kind;
 use crate::words::units::show_duration;
 
 /// One value that holds.
@@ -273,6 +275,7 @@ impl Listing<'_> {
         self.of(table, &path, "port", service.port.to_string());
         self.written(table, &path, "listen", service.listen.map(quoted));
         self.of(table, &path, "fallback", quoted(service.fallback.as_str()));
+        self.load(table, &path, service);
         let require = table.table("require");
         self.written(
             require,
@@ -286,6 +289,15 @@ impl Listing<'_> {
             self.of(table, &path, "megabytes", cache.megabytes.to_string());
             self.of(table, &path, "ttl", quoted(show_duration(cache.ttl)));
         }
+        if table.has("require") {
+            let word = IF_NOT_READY[usize::from(!service.holds_switch)];
+            self.of(
+                require,
+                &format!("{path}.require"),
+                "if_not_ready",
+                quoted(word),
+            );
+        }
         self.of(
             table,
             &path,
@@ -297,6 +309,24 @@ impl Listing<'_> {
         for (key, value) in timeouts(&service.timeouts) {
             let origin = self.timeout(&tables, key);
             self.put(format!("{path}.timeouts.{key}"), value, origin);
+        }
+    }
+
+    fn load(&mut self, table: &Table, path: &str, service: &Service) {
+        if service.kind != Kind::Ollama {
+            return;
+        }
+        self.written(table, path, "prewarm", Some(models(&service.prewarm)));
+        self.of(table, path, "policy", quoted(service.policy.as_str()));
+        let Some(limit) = &service.limit else { return };
+        let (table, path) = (table.table("limit"), format!("{path}.limit"));
+        for (key, value) in [
+            ("in_flight", limit.in_flight.to_string()),
+            ("queue", limit.queue.to_string()),
+            ("wait", quoted(show_duration(limit.wait))),
+            ("spill", limit.spill.to_string()),
+        ] {
+            self.of(table, &path, key, value);
         }
     }
 

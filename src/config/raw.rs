@@ -22,7 +22,7 @@ use super::env::Environment;
 use super::moment::Moment;
 use super::problem::Problems;
 use super::whole::Whole;
-pub(super) use keys::ROOT;
+pub(super) use keys::{IF_NOT_READY, ROOT};
 pub(super) use secrets::KEPT;
 use walk::Walk;
 

@@ -271,6 +271,14 @@ pub struct Service {
     pub require: Vec<Model>,
     /// How many embeddings are kept.
     pub cache: Option<Cache>,
+    /// Whether a planned switch waits for a backend that is known to lack them.
+    pub holds_switch: bool,
+    /// Models that are loaded before they are asked for.
+    pub prewarm: Vec<Model>,
+    /// Whom inference prefers.
+    pub policy: Policy,
+    /// How many inferences each backend works on at once; `None`: as many as come.
+    pub limit: Option<Limit>,
     /// The bounds of its requests.
     pub timeouts: Timeouts,
     /// The backends that offer it, in the order of the file.
@@ -290,6 +298,28 @@ pub struct Cache {
     pub megabytes: u16,
     /// For so long.
     pub ttl: Duration,
+}
+
+/// Whom inference prefers among the backends that may take it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// The active one.
+    Active,
+    /// The one that will begin with it first.
+    LeastLoaded,
+}
+
+/// How many inferences a backend works on at once, and how many wait for a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// At work at once.
+    pub in_flight: usize,
+    /// Waiting, at most.
+    pub queue: usize,
+    /// How long one waits, at most.
+    pub wait: Duration,
+    /// Whether one that finds the active backend's line full goes to another one.
+    pub spill: bool,
 }
 
 /// What may be sent to a backend that is not the active one.
@@ -521,6 +551,22 @@ impl Network {
         match self {
             Self::Tailnet => "tailnet",
             Self::Direct => "direct",
+        }
+    }
+}
+
+impl Policy {
+    /// Every value, with the word for it in `routing.toml`.
+    pub const WORDS: [(&'static str, Self); 2] = [
+        ("active", Self::Active),
+        ("least-loaded", Self::LeastLoaded),
+    ];
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::LeastLoaded => "least-loaded",
         }
     }
 }

@@ -9,6 +9,7 @@ mod admin;
 mod backends;
 mod cache;
 mod effects;
+mod load;
 mod orders;
 mod require;
 mod routes;

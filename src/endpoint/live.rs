@@ -20,6 +20,7 @@ use super::idle::Idle;
 use super::lost::Lost;
 use super::models::Models;
 use super::pace::Pace;
+use super::slots::Slots;
 use super::work::Work;
 use crate::api;
 use crate::config::snapshot::{Network, Url};
@@ -72,6 +73,8 @@ pub struct Endpoint {
     pub models: Models,
     /// What they took.
     pub work: Work,
+    /// Its places for inference. Of the data thread only, but for looks at how busy it is.
+    pub slots: Slots,
     /// Metric handles.
     pub handles: Handles,
     /// Somebody wants it probed.
@@ -192,6 +195,7 @@ impl Endpoint {
             lost: Lost::new(),
             models: Models::default(),
             work: Work::default(),
+            slots: Slots::default(),
             probe_wanted: Notify::new(),
             answered: Stamp::never(),
             dialled: Stamp::never(),

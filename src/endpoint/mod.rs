@@ -12,6 +12,7 @@ pub mod live;
 pub mod lost;
 pub mod models;
 pub mod pace;
+pub mod slots;
 pub mod work;
 
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 //! Invariant: what was told is replaced whole, and holds until something else is told: a Mac that
 //! sleeps has the models that it had. What it answered that is no list makes it unknown.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
@@ -16,6 +16,22 @@ use crate::api::models::{Catalogue, Model};
 pub struct Models {
     told: ArcSwapOption<Told>,
     wanted: Notify,
+    warmed: Mutex<Vec<Warmed>>,
+}
+
+/// What came of loading a model before it was asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Warmed {
+    /// The model.
+    pub model: String,
+    /// Why: `switch` or `wake`.
+    pub occasion: &'static str,
+    /// `loaded`, `failed` or `in-use`.
+    pub result: &'static str,
+    /// How long it took.
+    pub seconds: Option<f64>,
+    /// When it had ended.
+    pub at: Timestamp,
 }
 
 /// What an endpoint told.
@@ -49,6 +65,13 @@ impl Models {
         told.as_ref().map(|told| read(told.catalogue.digest(model)))
     }
 
+    /// Whether it is known to have a model in memory.
+    pub fn is_loaded(&self, model: &Model) -> bool {
+        let told = self.told.load();
+        told.as_ref()
+            .is_some_and(|told| told.catalogue.loaded.contains(model))
+    }
+
     /// Whether it is known to lack one of these.
     pub fn lacks(&self, models: &[Model]) -> bool {
         let told = self.told.load();
@@ -57,6 +80,19 @@ impl Models {
             digests.into_iter().any(|digest| digest.is_none())
         };
         !models.is_empty() && told.as_ref().is_some_and(lacks)
+    }
+
+    /// A model was loaded before it was asked for, or could not be; of each model the last is kept.
+    pub fn warmed(&self, warmed: Warmed) {
+        let mut all = self.warmed.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|one| one.model != warmed.model);
+        all.push(warmed);
+    }
+
+    /// What came of it, by model.
+    pub fn prewarmed(&self) -> Vec<Warmed> {
+        let all = self.warmed.lock().unwrap_or_else(PoisonError::into_inner);
+        all.clone()
     }
 
     /// They may have changed: somebody should ask.

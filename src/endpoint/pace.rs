@@ -27,7 +27,7 @@ pub struct Pace {
 
 /// A moving average.
 #[derive(Debug, Default)]
-struct Average(AtomicU64);
+pub(super) struct Average(AtomicU64);
 
 impl Pace {
     /// A dial took so long. A late one tells of a path that is slower now, or of a machine that was
@@ -69,7 +69,7 @@ impl Pace {
 }
 
 impl Average {
-    fn add(&self, took: Duration) {
+    pub(super) fn add(&self, took: Duration) {
         let took = u64::try_from(took.as_micros())
             .unwrap_or(u64::MAX >> WEIGHT)
             .max(1);
@@ -83,9 +83,14 @@ impl Average {
         self.0.store(after, Ordering::Relaxed);
     }
 
-    fn late(&self) -> Option<Duration> {
+    /// What it is; `None`: nothing was measured yet.
+    pub(super) fn get(&self) -> Option<Duration> {
         let usual = self.0.load(Ordering::Relaxed);
-        (usual > 0).then(|| Duration::from_micros(usual).saturating_mul(LATE))
+        (usual > 0).then(|| Duration::from_micros(usual))
+    }
+
+    fn late(&self) -> Option<Duration> {
+        self.get().map(|usual| usual.saturating_mul(LATE))
     }
 }
 

@@ -31,7 +31,7 @@ const FLOOR: Duration = Duration::from_millis(250);
 /// One time may take so long: an answer of megabytes over a slow path.
 const WITHIN: Duration = Duration::from_secs(10);
 /// So that its log tells who asks.
-const AGENT: HeaderValue = HeaderValue::from_static("tailhop");
+pub(super) const AGENT: HeaderValue = HeaderValue::from_static("tailhop");
 
 /// Why nothing was learned.
 enum Trouble {
@@ -54,7 +54,8 @@ impl Prober {
         }
     }
 
-    async fn learn(&self, endpoint: &Endpoint) {
+    /// Asks for its models.
+    pub(super) async fn learn(&self, endpoint: &Endpoint) {
         let within = Deadline::after(WITHIN);
         let asked = tokio::select! {
             biased;

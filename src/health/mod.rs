@@ -7,6 +7,7 @@ pub mod inquiry;
 pub mod judge;
 pub mod looks;
 pub mod passive;
+mod prewarm;
 pub mod prober;
 pub mod rates;
 pub mod repair;

@@ -69,6 +69,7 @@ impl Prober {
                     tasks.spawn(self.clone().watch(Arc::clone(endpoint)));
                     if endpoint.key.kind == Kind::Ollama {
                         tasks.spawn(self.clone().catalogue(Arc::clone(endpoint)));
+                        tasks.spawn(self.clone().prewarm(Arc::clone(endpoint)));
                     }
                 }
             }

@@ -2,10 +2,10 @@
 
 use jiff::Timestamp;
 
-use super::known::{Holds, Known};
+use super::known::{Holds, Known, Load};
 use super::orders::{self, Active, Why};
 use super::reason::{Exclusion, Reason, Refusal};
-use crate::config::snapshot::{BackendId, Fallback, ServiceId, Snapshot};
+use crate::config::snapshot::{BackendId, Fallback, Policy, ServiceId, Snapshot};
 use crate::words::effect::{Effect, Meaning, Reach};
 use crate::words::verdict::Verdict;
 
@@ -52,11 +52,13 @@ pub fn lead(
     now: Timestamp,
 ) -> Option<Lead> {
     let active = orders::active(snapshot, service, meaning.effect, now);
+    let active = orders::held(snapshot, service, active, now, |id| known(id).unready);
     let takes_work = |id| orders::drain(snapshot, id, now).is_none();
     let first = known(active.backend);
     let leads = takes_work(active.backend)
         && Rank::of(first.verdict) == Rank::Able
         && first.is_ready(meaning)
+        && !by_load(snapshot, service, meaning.effect)
         && !stand_in_cannot_say(snapshot, service, meaning.effect);
     if !leads {
         return None;
@@ -90,6 +92,8 @@ pub fn plan<K: Copy + Into<Known>>(
     let offering: Vec<(BackendId, Known)> = (snapshot.service(service).backends.iter().copied())
         .zip(told.chain(std::iter::repeat(unknown)))
         .collect();
+    let lacks = |id| (offering.iter()).any(|(other, known)| *other == id && known.unready);
+    let active = orders::held(snapshot, service, active, now, lacks);
     let (order, excluded) = sorted_out(snapshot, service, meaning, (&active, &offering), now);
     if stand_in_cannot_say(snapshot, service, meaning.effect) {
         return Plan {
@@ -106,6 +110,9 @@ pub fn plan<K: Copy + Into<Known>>(
         Some(Exclusion::Drained) => Reason::InsteadOfDrained,
         Some(Exclusion::ModelMissing) => Reason::ModelOnlyThere,
         Some(Exclusion::Unready) => Reason::InsteadOfUnready,
+        _ if Rank::of(verdict) == Rank::Able && by_load(snapshot, service, meaning.effect) => {
+            Reason::LeastLoaded
+        }
         _ => Reason::Instead(verdict),
     };
     let candidates: Vec<_> = (in_order(order, active.backend).enumerate())
@@ -129,22 +136,22 @@ pub fn plan<K: Copy + Into<Known>>(
 
 /// Best first. A stable sort: among equals the active one first, then the order of the file.
 fn in_order(
-    mut order: Vec<(Rank, BackendId)>,
+    mut order: Vec<(Rank, Load, BackendId)>,
     active: BackendId,
 ) -> impl Iterator<Item = BackendId> {
-    let fail_open = order.iter().all(|(rank, _)| *rank >= Rank::Down);
-    order.sort_by_key(|(rank, id)| {
+    let fail_open = order.iter().all(|(rank, ..)| *rank >= Rank::Down);
+    order.sort_by_key(|(rank, load, id)| {
         let second = *id != active;
         if fail_open {
-            (Rank::Able, second, *rank)
+            (Rank::Able, Load::default(), second, *rank)
         } else {
-            (*rank, second, Rank::Able)
+            (*rank, *load, second, Rank::Able)
         }
     });
-    order.into_iter().map(|(_, id)| id)
+    order.into_iter().map(|(_, _, id)| id)
 }
 
-type SortedOut = (Vec<(Rank, BackendId)>, Vec<(BackendId, Exclusion)>);
+type SortedOut = (Vec<(Rank, Load, BackendId)>, Vec<(BackendId, Exclusion)>);
 
 /// Who may be asked, in the order of the file, and who may not, and why.
 fn sorted_out(
@@ -155,6 +162,8 @@ fn sorted_out(
     now: Timestamp,
 ) -> SortedOut {
     let (mut order, mut excluded) = (Vec::with_capacity(offering.len()), Vec::new());
+    let decides = by_load(snapshot, service, meaning.effect);
+    let load = |known: &Known| if decides { known.load } else { Load::default() };
     for (id, known) in offering {
         let why = if orders::drain(snapshot, *id, now).is_some() {
             Some(Exclusion::Drained)
@@ -164,7 +173,7 @@ fn sorted_out(
             stays(snapshot, service, meaning, *known)
         };
         match why {
-            None => order.push((Rank::of(known.verdict), *id)),
+            None => order.push((Rank::of(known.verdict), load(known), *id)),
             Some(why) => excluded.push((*id, why)),
         }
     }
@@ -176,13 +185,13 @@ fn sorted_out(
     let missing = (active.backend, Exclusion::ModelMissing);
     let unready = (active.backend, Exclusion::Unready);
     let stands = excluded.iter().position(|one| {
-        *one == missing && !order.iter().any(|(_, id)| there(id))
+        *one == missing && !order.iter().any(|(.., id)| there(id))
             || *one == unready && order.is_empty()
     });
     if let Some(place) = stands {
         excluded.remove(place);
         let known = offering.iter().find(|(id, _)| *id == active.backend);
-        order.extend(known.map(|(id, known)| (Rank::of(known.verdict), *id)));
+        order.extend(known.map(|(id, known)| (Rank::of(known.verdict), load(known), *id)));
     }
     (order, excluded)
 }
@@ -223,6 +232,11 @@ fn stand_in_cannot_say(snapshot: &Snapshot, service: ServiceId, effect: Effect) 
         && effect.changes()
         && orders::holds_data(snapshot, service)
         && snapshot.active_backend.is_none()
+}
+
+/// Whether how much backends have to do decides between those that are able.
+fn by_load(snapshot: &Snapshot, service: ServiceId, effect: Effect) -> bool {
+    snapshot.service(service).policy == Policy::LeastLoaded && effect == Effect::Inference
 }
 
 /// How willingly an endpoint with a verdict is asked.

@@ -2,6 +2,9 @@
 //!
 //! What is not known never counts against a backend.
 
+use std::time::Duration;
+
+use crate::config::snapshot::Limit;
 use crate::words::effect::{Effect, Meaning};
 use crate::words::verdict::Verdict;
 
@@ -14,6 +17,70 @@ pub struct Known {
     pub holds: Holds,
     /// It lacks a model that `require` names.
     pub unready: bool,
+    /// How much it has to do, where that decides.
+    pub load: Load,
+}
+
+/// How busy a backend is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Busy {
+    /// Requests at work.
+    pub working: usize,
+    /// Requests that wait for a place.
+    pub waiting: usize,
+    /// How long one usually is at work; `None`: none ended well yet.
+    pub usual: Option<Duration>,
+}
+
+impl Busy {
+    /// How long one that came now would wait for one of `places`.
+    pub fn wait(&self, places: usize) -> Option<Duration> {
+        if self.working < places {
+            return Some(Duration::ZERO);
+        }
+        let ahead = u32::try_from(self.waiting + 1).unwrap_or(u32::MAX);
+        let places = u32::try_from(places.max(1)).unwrap_or(u32::MAX);
+        Some(self.usual?.saturating_mul(ahead) / places)
+    }
+}
+
+/// How much a backend has to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Load {
+    /// No more requests may wait there.
+    pub full: bool,
+    /// How long one that came now would wait until it is begun, about.
+    pub wait: Duration,
+}
+
+/// A model that is not in memory is loaded first, which costs about this much. One that is warm is
+/// preferred until its line is longer.
+const COLD: Duration = Duration::from_secs(10);
+/// A request takes so long where none ended yet.
+const UNKNOWN: Duration = Duration::from_secs(1);
+
+impl Load {
+    /// Of a backend so `busy`, which has the model in memory or not (`warm`). Without a limit it is
+    /// taken to work on one at once, as Ollama does by itself.
+    pub fn of(busy: Busy, limit: Option<&Limit>, warm: bool) -> Self {
+        let places = limit.map_or(1, |limit| limit.in_flight);
+        let usual = Some(busy.usual.unwrap_or(UNKNOWN));
+        let all = match limit {
+            Some(_) => busy,
+            // Its own line.
+            None => Busy {
+                working: busy.working.min(1),
+                waiting: busy.working.saturating_sub(1),
+                ..busy
+            },
+        };
+        let wait = Busy { usual, ..all }.wait(places).unwrap_or(UNKNOWN);
+        let full = busy.working >= places;
+        Self {
+            full: full && limit.is_some_and(|limit| busy.waiting >= limit.queue),
+            wait: if warm { wait } else { wait + COLD },
+        }
+    }
 }
 
 /// Whether a backend has the model that is asked for.
@@ -49,6 +116,7 @@ impl From<Verdict> for Known {
             verdict,
             holds: Holds::Unknown,
             unready: false,
+            load: Load::default(),
         }
     }
 }

@@ -28,6 +28,9 @@ pub enum Why {
     Pin(Pin),
     /// The schedule, since this instant.
     Schedule(Timestamp),
+    /// What was active before a switch that is held since this instant: its backend lacks what
+    /// `require` names.
+    Held(Timestamp),
     /// `schedule.default`: no switch has passed.
     Default,
     /// Nobody: none of them names a backend that offers the service.
@@ -76,6 +79,32 @@ pub fn by_schedule(snapshot: &Snapshot, service: ServiceId, now: Timestamp) -> A
     }
 }
 
+/// The same as long as a planned switch is held whose backend `lacks` what `require` names. Whom the
+/// schedule named before stays active, unless that one lacks it as well.
+pub fn held(
+    snapshot: &Snapshot,
+    service: ServiceId,
+    active: Active,
+    now: Timestamp,
+    lacks: impl Fn(BackendId) -> bool,
+) -> Active {
+    let offering = snapshot.service(service);
+    let Why::Schedule(since) = active.why else {
+        return active;
+    };
+    if !offering.holds_switch || offering.require.is_empty() || !lacks(active.backend) {
+        return active;
+    }
+    let fits = |id: &BackendId| offering.place_of(*id).is_some() && !lacks(*id);
+    match schedule::before(snapshot, service, now).find(fits) {
+        Some(backend) => Active {
+            backend,
+            why: Why::Held(since),
+        },
+        None => active,
+    }
+}
+
 /// The pin of `service` that holds now.
 pub fn pin(snapshot: &Snapshot, service: ServiceId, now: Timestamp) -> Option<&Pin> {
     snapshot.pins.iter().find(|pin| {
@@ -120,6 +149,7 @@ impl Why {
             Self::ActiveBackend => "active-backend",
             Self::Pin(_) => "pin",
             Self::Schedule(_) => "schedule",
+            Self::Held(_) => "held",
             Self::Default => "default",
             Self::OnlyOffer => "only-offer",
         }
@@ -131,6 +161,10 @@ impl Why {
         match self {
             Self::ActiveBackend => "ACTIVE_BACKEND says so".to_owned(),
             Self::Schedule(since) => format!("the schedule says so since {}", at(since)),
+            Self::Held(since) => format!(
+                "the switch of {} is held: its backend lacks what `require` names",
+                at(since)
+            ),
             Self::Default => "schedule.default: no switch has passed".to_owned(),
             Self::OnlyOffer => {
                 "neither orders nor schedule name a backend that offers it".to_owned()

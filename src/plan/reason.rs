@@ -16,6 +16,8 @@ pub enum Reason {
     ModelOnlyThere,
     /// It stands in for the active one, which lacks what `require` names.
     InsteadOfUnready,
+    /// It will begin with it before the active one.
+    LeastLoaded,
     /// It is asked if those before it fail.
     Next,
 }
@@ -55,6 +57,7 @@ impl Reason {
             Self::Active(Why::ActiveBackend) => "active:active-backend",
             Self::Active(Why::Pin(_)) => "active:pin",
             Self::Active(Why::Schedule(_)) => "active:schedule",
+            Self::Active(Why::Held(_)) => "active:held",
             Self::Active(Why::Default) => "active:default",
             Self::Active(Why::OnlyOffer) => "active:only-offer",
             Self::Instead(Verdict::Unknown) => "fallback:unknown",
@@ -66,6 +69,7 @@ impl Reason {
             Self::InsteadOfDrained => "fallback:drained",
             Self::ModelOnlyThere => "model-only-there",
             Self::InsteadOfUnready => "fallback:unready",
+            Self::LeastLoaded => "least-loaded",
             Self::Next => "fallback",
         }
     }

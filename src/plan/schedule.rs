@@ -21,6 +21,18 @@ pub fn scheduled(
     )
 }
 
+/// Whom the schedule named before the switch that holds now, the latest first, the default last.
+pub fn before(
+    snapshot: &Snapshot,
+    service: ServiceId,
+    now: Timestamp,
+) -> impl Iterator<Item = BackendId> {
+    let passed = of(snapshot, service).filter(move |switch| switch.at <= now);
+    let passed: Vec<_> = passed.map(|switch| switch.to).collect();
+    let before = passed.into_iter().rev().skip(1);
+    before.chain([snapshot.schedule.default])
+}
+
 /// The next switch of `service` after `now`.
 pub fn next_switch(snapshot: &Snapshot, service: ServiceId, now: Timestamp) -> Option<&Switch> {
     of(snapshot, service).find(|switch| switch.at > now)

@@ -12,13 +12,15 @@ use super::route::{match_route, upstream_path};
 use super::schedule::next_switch;
 use crate::config::snapshot::{
     Backend, BackendId, DialWay, Drain, Fallback, HostHeader, Listen, Login, Network, Origin, Pin,
-    Route, Run, Schedule, Service, ServiceId, Snapshot, Switch, Tailnet, Tailscaled, Timeouts,
+    Policy, Route, Run, Schedule, Service, ServiceId, Snapshot, Switch, Tailnet, Tailscaled,
+    Timeouts,
 };
 use crate::words::effect::{Effect, Meaning, Reach};
 use crate::words::names::{BackendName, Kind, ServiceName};
 use crate::words::verdict::Verdict::{self, Asleep, Down, Suspect, Unknown, Up};
 
 mod lead;
+mod load;
 mod models;
 
 const M1: BackendId = BackendId(0);
@@ -78,6 +80,10 @@ fn service(id: ServiceId, name: &str, kind: Kind, port: u16, fallback: Fallback)
         fallback,
         cache: None,
         require: Vec::new(),
+        holds_switch: true,
+        prewarm: Vec::new(),
+        policy: Policy::Active,
+        limit: None,
         timeouts: timeouts(),
         backends: vec![M1, DEV1],
     }

@@ -14,15 +14,15 @@ use tracing::{error, info, warn};
 
 use crate::api::models::Model;
 use crate::cache::{self, Caches, Embeddings};
-use crate::config::snapshot::{BackendId, ServiceId, Snapshot};
+use crate::config::snapshot::{BackendId, Policy, ServiceId, Snapshot};
 use crate::config::{self, Report};
 use crate::endpoint::live::Endpoint;
 use crate::endpoint::{Endpoints, reconcile};
 use crate::metrics::Metrics;
-use crate::plan::known::{Holds, Known};
-use crate::plan::orders;
+use crate::plan::known::{Holds, Known, Load};
+use crate::plan::orders::{self, Active};
 use crate::words::clock::Clock;
-use crate::words::effect::Meaning;
+use crate::words::effect::{Effect, Meaning};
 use crate::words::names::Kind;
 
 /// Configurations whose changes are remembered.
@@ -102,6 +102,18 @@ impl Live {
         self.endpoints.get(service.0)?.get(place)
     }
 
+    /// The active backend of a service for an effect: whom orders and schedule name, or whom they
+    /// named before a switch that is held.
+    pub fn active(&self, service: ServiceId, effect: Effect, now: Timestamp) -> Active {
+        let active = orders::active(&self.snapshot, service, effect, now);
+        let require = &self.snapshot.service(service).require;
+        let lacks = |backend| {
+            let endpoint = self.endpoint(service, backend);
+            endpoint.is_some_and(|endpoint| endpoint.models.lacks(require))
+        };
+        orders::held(&self.snapshot, service, active, now, lacks)
+    }
+
     /// What is known of a service's endpoints for a request, in the order of its backends.
     pub fn known(&self, service: ServiceId, asked: &Asked<'_>) -> Vec<Known> {
         let endpoints = self.endpoints.get(service.0).map_or(&[][..], Vec::as_slice);
@@ -133,7 +145,18 @@ impl Live {
             unready: endpoint
                 .models
                 .lacks(&self.snapshot.service(service).require),
+            load: self.load(service, endpoint, asked.model),
         }
+    }
+
+    /// How much an endpoint has to do, where that decides.
+    fn load(&self, service: ServiceId, endpoint: &Endpoint, model: Option<&Model>) -> Load {
+        let service = self.snapshot.service(service);
+        if service.policy != Policy::LeastLoaded {
+            return Load::default();
+        }
+        let warm = model.is_none_or(|model| endpoint.models.is_loaded(model));
+        Load::of(endpoint.slots.busy(), service.limit.as_ref(), warm)
     }
 
     /// What a request for a model asks for: the very one that the active backend has.
@@ -145,7 +168,7 @@ impl Live {
         now: Timestamp,
     ) -> Asked<'m> {
         let digest = model.and_then(|model| {
-            let active = orders::active(&self.snapshot, service, meaning.effect, now).backend;
+            let active = self.active(service, meaning.effect, now).backend;
             let told = &self.endpoint(service, active)?.models;
             told.digest(model, |digest| digest.map(str::to_owned))?
         });

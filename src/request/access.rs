@@ -70,6 +70,9 @@ pub struct Entry<'a> {
     pub total_ms: Millis,
     /// `complete`, `refused`, `client-abort`, or what broke the answer off.
     pub end: &'static str,
+    /// How it stood in line for the backend, where that has a limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<Stood>,
     /// How a model's stream ended: `complete`, `truncated`, `error-in-stream` or `cancelled`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream: Option<&'static str>,
@@ -110,6 +113,17 @@ pub struct Worked<'a> {
     /// Besides its parts: mostly the wait for its turn.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_ms: Option<Millis>,
+}
+
+/// How a request stood in line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Stood {
+    /// Its place when it came, from 1; 0: it did not wait, or was turned away.
+    pub position: usize,
+    /// How many waited when it came.
+    pub depth: usize,
+    /// How long it waited, in milliseconds.
+    pub ms: Millis,
 }
 
 /// How lines look.
@@ -369,10 +383,23 @@ impl Entry<'_> {
         to.extend_from_slice(b",\"total_ms\":");
         self.total_ms.append(to);
         text(to, b",\"end\":\"", self.end);
-        if let Some(stream) = self.stream {
-            text(to, b"\",\"stream\":\"", stream);
-        }
         to.push(b'"');
+        if let Some(Stood {
+            position,
+            depth,
+            ms,
+        }) = self.queue
+        {
+            number(to, b",\"queue\":{\"position\":", position as u64);
+            number(to, b",\"depth\":", depth as u64);
+            to.extend_from_slice(b",\"ms\":");
+            ms.append(to);
+            to.push(b'}');
+        }
+        if let Some(stream) = self.stream {
+            text(to, b",\"stream\":\"", stream);
+            to.push(b'"');
+        }
         if let Some(work) = &self.work {
             work.append(to);
         }
@@ -569,6 +596,11 @@ pub(super) mod tests {
             first_byte_ms: (micros > 0).then_some(Millis { micros }),
             total_ms: Millis { micros },
             end: "complete",
+            queue: (micros > 1000).then_some(Stood {
+                position: 3,
+                depth: 2,
+                ms: Millis { micros },
+            }),
             stream: (micros > 1000).then_some("truncated"),
             work: (micros > 10).then(|| Worked {
                 model: "kim/\"x\":latest".into(),

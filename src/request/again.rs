@@ -35,6 +35,8 @@ pub(super) struct Standing {
     pub(super) tried_fresh: bool,
     /// Whether the budget allows one more to be sent a second time.
     pub(super) budget: bool,
+    /// Whether one that finds a line full may go to another backend.
+    pub(super) spill: bool,
     /// Whether some backend lacked what was asked for.
     pub(super) missing: bool,
 }
@@ -52,6 +54,9 @@ fn after_unsent(kind: Kind, standing: Standing) -> Again {
     match kind {
         Kind::ClientGone | Kind::ClientBody | Kind::TotalLate => Again::Stop,
         Kind::Stale if !standing.tried_fresh => Again::Same,
+        // Another place to wait is as good where that was said, and nowhere else.
+        Kind::QueueFull if standing.spill && standing.others => Again::Next,
+        Kind::QueueFull | Kind::QueueLate => Again::Stop,
         // The daemon is the same for all candidates.
         Kind::DaemonAbsent | Kind::DaemonStarting | Kind::NotLoggedIn => Again::Wait,
         _ if standing.others => Again::Next,
@@ -114,6 +119,7 @@ pub fn tried_again(
         others,
         tried_fresh: false,
         budget: true,
+        spill: false,
         missing: false,
     };
     ASKED
@@ -152,6 +158,7 @@ mod tests {
         others: true,
         tried_fresh: false,
         budget: true,
+        spill: false,
         missing: false,
     };
     const LAST: Standing = Standing {
@@ -164,6 +171,14 @@ mod tests {
     };
     const MISSING: Standing = Standing {
         missing: true,
+        ..LAST
+    };
+    const SPILLS: Standing = Standing {
+        spill: true,
+        ..READ
+    };
+    const SPILLS_LAST: Standing = Standing {
+        spill: true,
         ..LAST
     };
     const SPENT: Standing = Standing {
@@ -184,15 +199,15 @@ mod tests {
         ..WRITE
     };
 
-    #[test]
-    fn each_failure_leads_where_the_table_says() {
+    const ROWS: [(Kind, Phase, Standing, Again); 44] = {
         use Again::{Next, Same, Stop, Wait};
         use Kind::{
             BadAnswer, Broken, Busy, Certificate, ClientBody, DaemonStarting, HeadLate, Hedged,
-            IdleLate, Lost, NotThere, Refused, Silent, Stale, Tls, UnknownName,
+            IdleLate, Lost, NotThere, QueueFull, QueueLate, Refused, Silent, Stale, Tls,
+            UnknownName,
         };
         use Phase::{Answering, Sent, Unsent};
-        let rows = [
+        [
             // Nothing was sent: the next candidate, else wait; for writes the same backend only.
             (Refused, Unsent, READ, Next),
             (Silent, Unsent, LAST, Wait),
@@ -210,6 +225,10 @@ mod tests {
             (Tls, Unsent, WRITE, Wait),
             (ClientBody, Unsent, READ, Stop),
             (Silent, Unsent, MISSING, Stop),
+            (QueueFull, Unsent, READ, Stop),
+            (QueueFull, Unsent, SPILLS, Next),
+            (QueueFull, Unsent, SPILLS_LAST, Stop),
+            (QueueLate, Unsent, SPILLS, Stop),
             // Something was sent and nothing came back.
             (Stale, Sent, READ, Same),
             (Stale, Sent, LAST_FRESH, Stop),
@@ -236,8 +255,12 @@ mod tests {
             (Busy, Answering, READ, Next),
             (Broken, Answering, READ, Stop),
             (IdleLate, Answering, READ, Stop),
-        ];
-        for (kind, phase, standing, want) in rows {
+        ]
+    };
+
+    #[test]
+    fn each_failure_leads_where_the_table_says() {
+        for (kind, phase, standing, want) in ROWS {
             let failure = Failure {
                 kind,
                 phase,

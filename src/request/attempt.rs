@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::again::{Again, Standing, again};
 use super::call::{Call, Outbound};
 use super::connect::{Terms, ask_for_probes_until, connect};
+use super::queue;
 use super::record::Record;
 use super::stream::Coming;
 use crate::api::{self, Answer};
@@ -87,13 +88,22 @@ pub(super) async fn answer(
         let Some(candidate) = round.left.front().cloned() else {
             return Err(round.failed(missing));
         };
+        let admitted = place(call, &candidate, others, record).await;
+        if record.waited() {
+            // While it stood in line it did not wait for a backend.
+            patience.resume(now);
+            now = Instant::now();
+        }
         let terms = Terms {
             now,
             fresh,
             others,
             left: patience.left_at(now),
         };
-        let asked = attempt(call, &mut round, &candidate, terms, &mut outbound, record).await;
+        let asked = match admitted {
+            Ok(()) => attempt(call, &mut round, &candidate, terms, &mut outbound, record).await,
+            Err(failure) => Err(failure),
+        };
         let failure = match asked {
             Ok(answered) => return Ok(answered),
             Err(failure) => failure,
@@ -107,6 +117,7 @@ pub(super) async fn answer(
             // A hedge may have asked one of them meanwhile.
             others: round.others(),
             tried_fresh: fresh,
+            spill: call.spills(),
             missing,
         };
         if failure.phase != Phase::Unsent {
@@ -204,6 +215,20 @@ impl Round<'_> {
             endpoint: endpoint.cloned(),
             missing,
         }
+    }
+}
+
+/// Gets a place at a candidate, where one is needed.
+async fn place(
+    call: &Call<'_>,
+    candidate: &Candidate,
+    others: bool,
+    record: &mut Record,
+) -> Result<(), Failure> {
+    match call.live.endpoint(call.route.service, candidate.backend) {
+        Some(endpoint) => queue::admit(call, (candidate.backend, endpoint), others, record).await,
+        // Those that look for it next say so.
+        None => Ok(()),
     }
 }
 

@@ -20,7 +20,7 @@ use super::rewrite::View;
 use super::tunnel;
 use crate::api;
 use crate::api::models::Model;
-use crate::config::snapshot::{Route, Service, Timeouts};
+use crate::config::snapshot::{Policy, Route, Service, Timeouts};
 use crate::endpoint::connection::Outgoing;
 use crate::endpoint::live::Endpoint;
 use crate::plan::candidates::{Lead, Plan, lead, plan};
@@ -101,6 +101,12 @@ impl<'a> Call<'a> {
 
     pub(super) fn timeouts(&self) -> &'a Timeouts {
         &self.route.timeouts
+    }
+
+    /// Whether one that finds a line full may go to another backend.
+    pub(super) fn spills(&self) -> bool {
+        let service = self.service();
+        service.policy == Policy::LeastLoaded || service.limit.is_some_and(|limit| limit.spill)
     }
 
     /// How its client sees the backend that is asked at `endpoint`.

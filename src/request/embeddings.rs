@@ -244,7 +244,11 @@ async fn ask(
         });
     }
     let bytes = match read(call, &mut answered).await? {
-        Read::Whole(bytes) => bytes,
+        Read::Whole(bytes) => {
+            // Nobody who is still to ask for what we wait for may wait for our place.
+            record.gives_up_its_place();
+            bytes
+        }
         Read::Begun(bytes, rest) => {
             *answered.response.body_mut() = Coming::Begun(bytes, rest);
             return Ok(if whole {

@@ -24,6 +24,7 @@ mod headers;
 mod payload;
 mod peer;
 mod places;
+mod queue;
 pub mod record;
 mod respond;
 mod rewrite;

@@ -15,14 +15,16 @@ use tokio::time::Instant;
 
 use super::Proxy;
 pub use super::access::{AccessLog, Form, Line};
-use super::access::{Entry, Millis, Worked};
+use super::access::{Entry, Millis, Stood, Worked};
 use super::beat::Beats;
 use super::call::Call;
+use super::queue::Queued;
 use super::rules::Refusal;
 use super::trace::Trace;
 use crate::api::models::{Model, changes_models};
 use crate::api::stream::{Ending, Watcher};
 use crate::endpoint::live::Endpoint;
+use crate::endpoint::slots::Slot;
 use crate::endpoint::work::Done;
 use crate::metrics::OTHER;
 use crate::plan::reason::Reason;
@@ -81,6 +83,10 @@ pub(super) struct Record {
     model: Option<Model>,
     /// What a model's answer took.
     work: Option<Box<Work>>,
+    /// How it stood in line for a place at the backend.
+    queued: Option<Queued>,
+    /// Its place there.
+    slot: Option<Slot>,
     /// The models of its endpoint may be others afterwards.
     restocks: bool,
     ended: bool,
@@ -119,6 +125,8 @@ impl Record {
             stream: None,
             model: None,
             work: None,
+            queued: None,
+            slot: None,
             restocks: false,
             ended: false,
         }
@@ -152,6 +160,44 @@ impl Record {
         self.rest = rest;
     }
 
+    /// Whether it has a place at `endpoint`.
+    pub(super) fn has_place_at(&self, endpoint: &Arc<Endpoint>) -> bool {
+        let there = (self.endpoint.as_ref()).is_some_and(|last| Arc::ptr_eq(last, endpoint));
+        there && self.slot.is_some()
+    }
+
+    /// It stands, or stood, in line so.
+    pub(super) fn stands(&mut self, queued: Queued) {
+        self.queued = Some(queued);
+    }
+
+    /// It stands in line no more.
+    pub(super) fn has_waited(&mut self) {
+        if let Some(queued) = &mut self.queued {
+            queued.ends();
+        }
+    }
+
+    /// Whether it stood in line.
+    pub(super) fn waited(&self) -> bool {
+        self.queued.is_some_and(|queued| queued.position > 0)
+    }
+
+    /// It goes elsewhere.
+    pub(super) fn gives_up_its_place(&mut self) {
+        self.slot = None;
+    }
+
+    /// How it stood in line, as a header says it.
+    pub(super) fn queue(&self) -> Option<HeaderValue> {
+        HeaderValue::from_str(&self.queued.as_ref()?.to_string()).ok()
+    }
+
+    /// It has a place at the endpoint that it goes to now.
+    pub(super) fn placed(&mut self, slot: Slot) {
+        self.slot = Some(slot);
+    }
+
     /// An attempt at `endpoint` begins.
     pub(super) fn at(&mut self, endpoint: &Arc<Endpoint>, reason: &Reason) {
         self.attempts += 1;
@@ -160,7 +206,7 @@ impl Record {
             .as_ref()
             .is_some_and(|last| Arc::ptr_eq(last, endpoint));
         if !same {
-            self.leave();
+            self.depart();
             endpoint.handles.in_flight.inc();
             endpoint.handles.request_bytes.inc_by(self.bytes_in);
             self.endpoint = Some(Arc::clone(endpoint));
@@ -210,7 +256,7 @@ impl Record {
         if active != backend {
             let other = self.reason.strip_prefix("fallback:");
             let why = match self.reason.as_ref() {
-                "model-only-there" => "model-only-there",
+                own @ ("model-only-there" | "least-loaded") => own,
                 _ => other.unwrap_or("order"),
             };
             let labels = [self.service(), active, backend, why];
@@ -297,6 +343,9 @@ impl Record {
         self.add_work(now);
         self.count(end, took);
         let well = end == End::Complete && self.status < 400;
+        if let (true, Some(slot)) = (well, &self.slot) {
+            slot.ended_well(now);
+        }
         if !well || self.proxy.log.is_due(self.sample) {
             self.proxy.log.write(&self.line(end, took));
         }
@@ -322,6 +371,11 @@ impl Record {
             first_byte_ms: self.first_byte.map(Millis::of),
             total_ms: Millis::of(took),
             end: end.as_str(),
+            queue: self.queued.map(|queued| Stood {
+                position: queued.position,
+                depth: queued.depth,
+                ms: Millis::of(queued.wait()),
+            }),
             stream: self.stream.map(|stream| stream_word(stream, end)),
             work: self
                 .work
@@ -393,6 +447,11 @@ impl Record {
     }
 
     fn leave(&mut self) {
+        self.depart();
+        self.slot = None;
+    }
+
+    fn depart(&mut self) {
         if let Some(endpoint) = self.endpoint.take() {
             endpoint.handles.in_flight.dec();
         }

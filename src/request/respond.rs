@@ -18,6 +18,7 @@ use hyper::upgrade::OnUpgrade;
 use super::attempt::{Answered, Unanswered};
 use super::call::Call;
 use super::headers;
+use super::queue;
 use super::record::{REQUEST_ID, Record, failure_word};
 use super::rules::Refusal;
 use super::stream::{Downstream, Passing, Watch};
@@ -34,6 +35,8 @@ const BACKEND: HeaderName = HeaderName::from_static("x-tailhop-backend");
 /// What nginx and others take for an order not to hold a stream back.
 const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 pub(super) const REASON: HeaderName = HeaderName::from_static("x-tailhop-reason");
+/// How it stood in line for the backend.
+const QUEUE: HeaderName = HeaderName::from_static("x-tailhop-queue");
 /// RFC 6750.
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"tailhop\"");
 /// RFC 9209.
@@ -86,6 +89,9 @@ fn watcher(call: &Call<'_>, status: StatusCode, headers: &mut HeaderMap) -> Opti
 fn sign(headers: &mut HeaderMap, endpoint: &Endpoint, record: &Record) {
     headers.insert(BACKEND, endpoint.name.clone());
     headers.insert(REASON, record.reason());
+    if let Some(queue) = record.queue() {
+        headers.insert(QUEUE, queue);
+    }
     // Ours wins over the upstream's: it is the one in our log, and in what the client sent.
     headers.insert(REQUEST_ID, record.id());
 }
@@ -253,6 +259,8 @@ struct Problem {
     /// The error type of RFC 9209.
     proxy_error: &'static str,
     text: String,
+    /// What the service itself would say, before our own words.
+    words: Option<&'static str>,
     retry_after: Option<Duration>,
     close: bool,
     /// There is nobody to tell.
@@ -266,6 +274,7 @@ impl Problem {
             word,
             proxy_error: "destination_unavailable",
             text: String::new(),
+            words: None,
             retry_after: None,
             close: false,
             gone: false,
@@ -293,7 +302,11 @@ fn of_failure(
     if missing {
         problem.word = "data-missing";
     }
-    if status == StatusCode::SERVICE_UNAVAILABLE {
+    if matches!(failure.kind, Kind::QueueFull | Kind::QueueLate) {
+        problem.words = Some(dialect::BUSY);
+        let wait = endpoint.and_then(|endpoint| queue::expected(call, endpoint));
+        problem.retry_after = Some(wait.unwrap_or(RETRY_LEAST).clamp(RETRY_LEAST, RETRY_MOST));
+    } else if status == StatusCode::SERVICE_UNAVAILABLE {
         let due = endpoint.map_or(RETRY_LEAST, |endpoint| endpoint.probe_due_in());
         problem.retry_after = Some(due.clamp(RETRY_LEAST, RETRY_MOST));
     }
@@ -313,6 +326,9 @@ fn status(failure: &Failure) -> (StatusCode, &'static str) {
         Kind::NotInTailnet => (StatusCode::SERVICE_UNAVAILABLE, "destination_ip_prohibited"),
         Kind::HeadLate | Kind::IdleLate | Kind::TotalLate => {
             (StatusCode::GATEWAY_TIMEOUT, "http_response_timeout")
+        }
+        Kind::QueueFull | Kind::QueueLate => {
+            (StatusCode::SERVICE_UNAVAILABLE, "connection_limit_reached")
         }
         Kind::BadAnswer => (StatusCode::BAD_GATEWAY, "http_protocol_error"),
         Kind::Broken | Kind::Stale if failure.phase != Phase::Unsent => {
@@ -372,6 +388,9 @@ fn remedy(kind: Kind) -> &'static str {
         Kind::UnknownName | Kind::NotInTailnet => {
             " Correct the backend's `host` in routing.toml, or `tailnet.name`."
         }
+        Kind::QueueFull | Kind::QueueLate => {
+            " Ask again later, ask less at once, or see `limit` of the service in routing.toml."
+        }
         Kind::Certificate => {
             " Give the server a certificate that holds, or name its issuer by the backend's `ca` in routing.toml."
         }
@@ -398,6 +417,11 @@ fn write(kind: ServiceKind, path: &str, problem: &Problem, record: Record) -> Re
         problem.text,
         id.to_str().unwrap_or_default()
     );
+    let text = match problem.words {
+        Some(words) => format!("{words} ({text})"),
+        None => text,
+    };
+    let queue = record.queue();
     let body = dialect::body(kind, path, problem.status, &text);
     if problem.gone {
         // A record that is dropped tells of a client that left.
@@ -416,6 +440,9 @@ fn write(kind: ServiceKind, path: &str, problem: &Problem, record: Record) -> Re
         problem.proxy_error, problem.word
     );
     headers.insert(PROXY_STATUS, value(&status));
+    if let Some(queue) = queue {
+        headers.insert(QUEUE, queue);
+    }
     if let Some(after) = problem.retry_after {
         let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));

@@ -44,6 +44,10 @@ pub enum Kind {
     Busy,
     /// A cheap read was not answered at once, and another backend is asked instead.
     Hedged,
+    /// As many requests as may wait for a place at the backend do.
+    QueueFull,
+    /// No place at the backend became free in time.
+    QueueLate,
     /// No answer head within `head`.
     HeadLate,
     /// No piece of the body within `idle`.
@@ -80,7 +84,7 @@ pub enum Side {
     Tailnet,
     /// The backend.
     Upstream,
-    /// A deadline of ours.
+    /// A deadline, or another bound, of ours.
     Deadline,
 }
 
@@ -116,6 +120,8 @@ impl Kind {
             Self::NotThere => "not-there",
             Self::Busy => "busy",
             Self::Hedged => "hedged",
+            Self::QueueFull => "queue-full",
+            Self::QueueLate => "queue-late",
             Self::HeadLate => "head-late",
             Self::IdleLate => "idle-late",
             Self::TotalLate => "total-late",
@@ -149,7 +155,11 @@ impl Kind {
             | Self::Hedged
             | Self::Truncated
             | Self::ErrorInStream => Side::Upstream,
-            Self::HeadLate | Self::IdleLate | Self::TotalLate => Side::Deadline,
+            Self::QueueFull
+            | Self::QueueLate
+            | Self::HeadLate
+            | Self::IdleLate
+            | Self::TotalLate => Side::Deadline,
         }
     }
 }

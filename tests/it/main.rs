@@ -21,6 +21,8 @@ mod models;
 mod odd;
 mod orders;
 mod ports;
+mod prewarm;
+mod queue;
 mod race;
 mod reload;
 mod repair;

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::app::{Stage, stage, stage_with};
+use tailhop::words::clock::Clock;
+
+use crate::support::app::{App, Macs, Metrics, Stage, stage, stage_with};
 use crate::support::client::Answer;
-use crate::support::time::soon;
-use crate::support::upstream::{Act, accept_then_silence, answer, raw};
+use crate::support::time::{Held, soon};
+use crate::support::upstream::{Act, Gate, accept_then_silence, answer, gated, raw};
 
 const CHAT: &str = "/ollama/api/chat";
 const EMBED: &str = "/ollama/api/embed";
@@ -134,6 +136,99 @@ async fn embeddings_move_to_the_very_same_model_and_to_no_other() {
     }
 }
 
+/// Both have one of that name: said in status, and the embedding that cannot move says why.
+#[tokio::test(start_paused = true)]
+async fn another_model_of_the_same_name_is_told_wherever_one_looks() {
+    let mut stage = knowing_with(
+        [
+            &[("tiny", "aa"), ("same", "cc")],
+            &[("tiny", "bb"), ("same", "cc")],
+        ],
+        "timeouts = { wait = \"100ms\" }",
+    )
+    .await;
+    let status = stage.app.status().await;
+    let differ = &status["services"][0]["models_differ"];
+    assert_eq!(*differ, serde_json::json!(["tiny:latest"]));
+    stage.macs.ollama[0].refuse().await;
+    let (got, _) = stage.time.run(stage.app.ask("POST", EMBED, TINY)).await;
+    assert_eq!(went(&got), (503, "none", "refused"), "{}", got.text());
+    assert!(got.head.get("retry-after").is_some());
+    assert!(
+        got.json()["error"]
+            .as_str()
+            .unwrap()
+            .contains("Nothing was sent.")
+    );
+    let line = stage.app.line().await;
+    assert_eq!(
+        (line.status, line.end, line.reason.as_ref()),
+        (503, "refused", "refused")
+    );
+    assert_eq!((line.effect, line.backend.as_ref()), ("inference", "m1"));
+    let (got, _) = stage
+        .time
+        .run(stage.app.ask("POST", EMBED, b"{\"model\":\"same\"}"))
+        .await;
+    assert_eq!(got.status(), 200);
+    let line = stage.app.line().await;
+    assert_eq!((line.status, line.backend.as_ref()), (200, "m2"));
+    let metrics = stage.app.metrics().await;
+    let labels = [("service", "ollama"), ("reason", "refused")];
+    assert_eq!(metrics.sum("tailhop_requests_refused_total", &labels), 1);
+    let labels = [("from", "m1"), ("to", "m2")];
+    assert_eq!(metrics.sum("tailhop_fallbacks_total", &labels), 1);
+    assert_eq!(stage.macs.ollama[1].seen().len(), 1);
+}
+
+/// Slow and large, and in the end a list: until then nothing is known, and nobody waits for it.
+#[tokio::test(start_paused = true)]
+async fn a_list_of_five_megabytes_that_comes_slowly_is_read_and_holds_nothing_up() {
+    let stage = stage("").await;
+    let row = |number: usize| format!("{{\"name\":\"m{number}\",\"digest\":\"{number:0100}\"}}");
+    let rows: Vec<_> = (0..40_000).map(row).collect();
+    let list = format!("{{\"models\":[{}]}}", rows.join(","));
+    assert!(list.len() > 4_900_000);
+    let gate = Gate::closed();
+    let halves = list.as_bytes().split_at(list.len() / 2);
+    stage.macs.ollama[0].lists(gated(&[halves.0, halves.1], &gate));
+    stage.macs.ollama[1].models(&[("tiny", "bb")]);
+    gate.pass();
+    stage.time.pass(A_WHILE).await;
+    told(&stage, 0, Value::is_null).await;
+    let got = stage.app.ask("POST", CHAT, TINY).await;
+    assert_eq!(went(&got), (200, "m1", "active:default"));
+    (0..64).for_each(|_| gate.pass());
+    stage.time.pass(A_WHILE).await;
+    told(&stage, 0, |models| {
+        models["models"]
+            .as_array()
+            .is_some_and(|all| all.len() == 40_000)
+    })
+    .await;
+    let got = stage.app.ask("POST", CHAT, TINY).await;
+    assert_eq!(went(&got), (200, "m2", "model-only-there"));
+}
+
+/// Of a key that is there twice the last one holds, as Ollama reads it; what is encoded is not read.
+#[tokio::test(start_paused = true)]
+async fn a_model_is_read_as_ollama_reads_it_and_not_out_of_what_is_encoded() {
+    let stage = knowing([&[("other", "aa")], &[("tiny", "bb")]]).await;
+    let twice = b"{\"model\":\"other\",\"options\":{\"model\":\"x\"},\"model\":\"tiny\"}";
+    let got = stage.app.ask("POST", CHAT, twice).await;
+    assert_eq!(went(&got), (200, "m2", "model-only-there"));
+    let mut client = stage.app.client().await;
+    for encoding in ["zstd", "gzip"] {
+        let headers = [("content-encoding", encoding)];
+        let got = client
+            .ask("POST", "/ollama/v1/responses", &headers, TINY)
+            .await;
+        assert_eq!(went(&got), (200, "m1", "active:default"), "{encoding}");
+    }
+    drop(client);
+    stage.ends_clean().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pull_that_passed_is_known_at_once() {
     let stage = knowing([&[], &[("tiny", "bb")]]).await;
@@ -232,4 +327,56 @@ async fn a_mac_without_what_is_required_gets_no_reads_and_no_inference() {
     let got = stage.app.ask("POST", CHAT, b"").await;
     assert_eq!(went(&got), (200, "m1", "active:default"));
     stage.ends_clean().await;
+}
+
+/// The switch is held by what the Mac told, and comes by itself when the model is there.
+#[tokio::test(start_paused = true)]
+async fn a_planned_switch_is_held_until_the_model_is_there() {
+    let time = Held::hold();
+    let macs = Macs::start().await;
+    macs.ollama[0].models(&[("tiny", "aa")]);
+    macs.ollama[1].models(&[]);
+    let toml = macs.toml(
+        "schedule = { default = \"m1\", switch = [{ at = 2025-02-17T00:00:00Z, to = \"m2\" }] }\n\
+         services.ollama.require.models = [\"tiny\"]",
+    );
+    let clock = Clock::starting_at("2025-02-16T23:59:00Z".parse().unwrap());
+    let app = App::start_with(&toml, &[], clock).await;
+    let stage = Stage { app, macs, time };
+    stage.time.pass(A_WHILE).await;
+    for place in 0..2 {
+        told(&stage, place, |models| !models.is_null()).await;
+    }
+    let status = stage.app.status().await;
+    let next = &status["services"][0]["next_switch"];
+    assert_eq!(next["lacks"], serde_json::json!(["tiny:latest"]));
+    assert!(
+        status["summary"][0]
+            .as_str()
+            .unwrap()
+            .contains("which lacks tiny:latest")
+    );
+    stage.time.pass(Duration::from_mins(1)).await;
+    for (method, path) in [
+        ("POST", CHAT),
+        ("GET", "/ollama/api/tags"),
+        ("POST", "/ollama/api/copy"),
+    ] {
+        let got = stage.app.ask(method, path, TINY).await;
+        assert_eq!(went(&got), (200, "m1", "active:held"), "{path}");
+    }
+    let held =
+        |metrics: Metrics| metrics.sum("tailhop_schedule_switch_held", &[("service", "ollama")]);
+    assert_eq!(held(stage.app.metrics().await), 1);
+    let got = stage.app.ask("GET", "/qdrant/collections", b"").await;
+    assert_eq!(went(&got), (200, "m2", "active:schedule"));
+    stage.macs.ollama[1].models(&[("tiny", "aa")]);
+    stage.time.pass(A_WHILE).await;
+    told(&stage, 1, |models| {
+        models["models"][0]["name"] == "tiny:latest"
+    })
+    .await;
+    let got = stage.app.ask("POST", CHAT, TINY).await;
+    assert_eq!(went(&got), (200, "m2", "active:schedule"));
+    assert_eq!(held(stage.app.metrics().await), 0);
 }

@@ -160,6 +160,16 @@ mod tests {
         assert_eq!(shape("en"), shape("ja"));
     }
 
+    /// `Why::as_str`, and what `changes` makes causes of.
+    const WHYS: [&str; 6] = [
+        "active-backend",
+        "pin",
+        "schedule",
+        "held",
+        "default",
+        "only-offer",
+    ];
+
     #[test]
     fn there_is_a_word_for_everything_that_a_status_says_and_none_for_nothing() {
         let words = words();
@@ -170,15 +180,13 @@ mod tests {
         let verdicts: Vec<_> = Verdict::ALL.iter().map(|one| one.as_str()).collect();
         let evidence: Vec<_> = Evidence::ALL.iter().map(|one| one.as_str()).collect();
         let tunnel: Vec<_> = Tunnel::ALL.iter().map(|one| one.as_str()).collect();
-        // `Why::as_str`, and what `changes` makes causes of.
-        let whys = ["active-backend", "pin", "schedule", "default", "only-offer"];
         let made = [
             states("v", &verdicts),
             states("is", &verdicts),
             states("e", &evidence),
             states("u", &tunnel),
-            states("why", &whys),
-            states("cause", &whys),
+            states("why", &WHYS),
+            states("cause", &WHYS),
             states(
                 "cause",
                 &["active", "state", "order", "ended", "taken-back"],

@@ -5,7 +5,7 @@
 //! is written as TOML where it is one value, else in words.
 
 use super::{Row, Shape};
-use crate::config::snapshot::{DialWay, Fallback, Network, Scope};
+use crate::config::snapshot::{DialWay, Fallback, Network, Policy, Scope};
 use crate::words::effect::Effect;
 use crate::words::names::Kind;
 
@@ -341,6 +341,24 @@ const SERVICE: &[Row] = &[
         "kind ollama: keeps embeddings, and answers with them; `{}` has all its defaults",
     ),
     row(
+        "prewarm",
+        Shape::Texts,
+        "none",
+        "kind ollama: models that a backend loads in the 10 min before a planned switch to it, and after it woke",
+    ),
+    row(
+        "policy",
+        Shape::Word(|| Policy::WORDS.map(|(word, _)| word).to_vec()),
+        "\"active\"",
+        "kind ollama: whom inference prefers among the backends that may take it: the active one, or the one that will begin with it first",
+    ),
+    row(
+        "limit",
+        Shape::Table(LIMIT),
+        "none",
+        "kind ollama: how many inferences each backend works on at once, and how many wait",
+    ),
+    row(
         "timeouts",
         Shape::Table(TIMEOUTS),
         "those of the file",
@@ -394,12 +412,49 @@ const ROUTE: &[Row] = &[
     ),
 ];
 
-const REQUIRE: &[Row] = &[row(
-    "models",
-    Shape::Texts,
-    "none",
-    "kind ollama: names of models, with or without a tag, as `ollama list` shows them",
-)];
+const LIMIT: &[Row] = &[
+    need(
+        "in_flight",
+        Shape::Count,
+        "inferences at work on each backend at once, of this instance",
+    ),
+    row(
+        "queue",
+        Shape::Count,
+        "100",
+        "how many wait for a place on each backend; one more gets 503",
+    ),
+    row(
+        "wait",
+        Shape::Duration,
+        "\"1m\"",
+        "how long one waits for a place before its 503",
+    ),
+    row(
+        "spill",
+        Shape::Flag,
+        "false",
+        "sends one that finds the line full to another backend that may take it",
+    ),
+];
+
+const REQUIRE: &[Row] = &[
+    row(
+        "models",
+        Shape::Texts,
+        "none",
+        "kind ollama: names of models, with or without a tag, as `ollama list` shows them",
+    ),
+    row(
+        "if_not_ready",
+        Shape::Word(|| IF_NOT_READY.to_vec()),
+        "\"hold\"",
+        "what a planned switch does while its backend lacks one: waits with `hold`, comes with `switch`",
+    ),
+];
+
+/// Whether a planned switch waits, as `if_not_ready` says it: the first is the default.
+pub(in crate::config) const IF_NOT_READY: [&str; 2] = ["hold", "switch"];
 
 const CACHE: &[Row] = &[
     row("entries", Shape::Count, "10000", "embeddings at most"),

@@ -41,6 +41,16 @@ fn changes_are_told_in_words() {
             vec!["route /o: its cache has 10000 embeddings in 64 MB for 24h instead of nothing"],
         ),
         (
+            old.replace(
+                "ollama = {}",
+                "ollama = { policy = \"least-loaded\", limit = { in_flight = 2, spill = true } }",
+            ),
+            vec![
+                "route /o: inference goes to the backend that is least-loaded instead of active",
+                "route /o: its limit is 2 at once, 100 wait up to 1m, then another instead of none",
+            ],
+        ),
+        (
             old.replace("[schedule]\n", "[schedule]\ntimezone = \"Asia/Tokyo\"\n"),
             vec!["the schedule's time zone is Asia/Tokyo instead of UTC"],
         ),

@@ -52,6 +52,11 @@ pub(super) fn example(path: &str) -> &'static str {
         "services.N.fallback" => "\"none\"",
         "services.N.cache.entries" | "services.N.cache.megabytes" => "7",
         "services.N.cache.ttl" => "\"5m\"",
+        "services.N.prewarm" => "[\"tiny\"]",
+        "services.N.policy" => "\"least-loaded\"",
+        "services.N.limit.in_flight" | "services.N.limit.queue" => "7",
+        "services.N.limit.spill" => "true",
+        "services.N.require.if_not_ready" => "\"switch\"",
         "services.N.require.models" => "[\"tiny\"]",
         "services.N.backends" => "[\"N\"]",
         "routes.path" => "\"/other\"",
@@ -201,6 +206,9 @@ fn table_for(table: &str, key: &str, is_set: bool, set: &str) -> String {
         }
         "backends.N" | "backends.N.drain" => format!("[backends.N]\n[{table}]\n{set}")
             .replace("[backends.N]\n[backends.N]", "[backends.N]"),
+        "services.N" if matches!(key, "policy" | "prewarm") => {
+            format!("[backends.N]\n[services.N]\nkind = \"ollama\"\nport = 9\n{set}")
+        }
         "services.N" | "services.N.timeouts" => {
             let port = if key == "port" && is_set {
                 ""
@@ -214,8 +222,24 @@ fn table_for(table: &str, key: &str, is_set: bool, set: &str) -> String {
             };
             format!("[backends.N]\n[services.N]\n{port}{inner}{set}")
         }
-        "services.N.require" | "services.N.cache" => {
+        "services.N.cache" => {
             format!("[backends.N]\n[services.N]\nkind = \"ollama\"\nport = 9\n[{table}]\n{set}")
+        }
+        "services.N.limit" => {
+            let in_flight = unless("in_flight", "in_flight = 2");
+            format!(
+                "[backends.N]\n[services.N]\nkind = \"ollama\"\nport = 9\n[{table}]\n{in_flight}{set}"
+            )
+        }
+        "services.N.require" => {
+            let models = if key == "models" {
+                ""
+            } else {
+                "models = [\"tiny\"]\n"
+            };
+            format!(
+                "[backends.N]\n[services.N]\nkind = \"ollama\"\nport = 9\n[{table}]\n{models}{set}"
+            )
         }
         "routes" if key == "upgrade" => format!(
             "[backends.N]\n[services.N]\nport = 9\n[[routes]]\npath = \"/x\"\nservice = \"N\"\n{set}"

@@ -247,10 +247,35 @@ fn models_are_required_by_name_and_of_ollama_alone() {
             "no name of a model",
         ),
         ("[services.web]\nport = 1\ncache = {}\n", "this is http"),
+        (
+            "[services.o]\nkind = \"ollama\"\nport = 1\nrequire.if_not_ready = \"hold\"\n",
+            "without models",
+        ),
     ] {
         let (code, place, text) = one(&file(more), &[]);
         assert_eq!(code, "E014", "{text}");
         assert!(place.is_some() && text.contains(words), "{text}");
+    }
+}
+
+#[test]
+fn only_an_ollama_has_a_policy_and_a_limit() {
+    for (more, words) in [
+        ("policy = \"least-loaded\"\n", "policy is of kind ollama"),
+        ("limit.in_flight = 2\n", "limit is of kind ollama"),
+    ] {
+        let more = format!("[services.web]\nport = 1\n{more}");
+        let (code, place, text) = one(&file(&more), &[]);
+        assert_eq!(code, "E014", "{text}");
+        assert!(place.is_some() && text.contains(words), "{text}");
+    }
+    for (more, want) in [
+        ("limit.queue = 2\n", "E013"),
+        ("limit.in_flight = 0\n", "E014"),
+        ("limit = { in_flight = 2, queue = 0 }\n", "E014"),
+    ] {
+        let more = format!("[services.o]\nkind = \"ollama\"\nport = 1\n{more}");
+        assert_eq!(one(&file(&more), &[]).0, want, "{more}");
     }
 }
 

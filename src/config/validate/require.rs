@@ -4,29 +4,59 @@ use crate::api::models::Model;
 use crate::config::codes;
 use crate::config::fix::Fix;
 use crate::config::problem::{Problems, quote};
-use crate::config::raw::{At, Table};
+use crate::config::raw::{At, IF_NOT_READY, Table};
 use crate::words::names::Kind;
+
+/// Whether a planned switch waits for a backend that lacks what is required.
+pub(super) fn holds_switch(table: &Table, problems: &mut Problems<'_>) -> bool {
+    let table = table.table("require");
+    let Some(At { value, span }) = table.get::<&str>("if_not_ready") else {
+        return true;
+    };
+    if !table.has("models") {
+        let entry = table.entry("if_not_ready");
+        let fix = entry.map(|entry| Fix::remove_key(problems.text(), &entry));
+        problems
+            .at(
+                codes::VALUE,
+                &span,
+                "if_not_ready without models says nothing",
+            )
+            .help("name the models, as in models = [\"medgemma:27b\"]")
+            .fix(fix);
+    }
+    value == IF_NOT_READY[0]
+}
 
 /// The models under `require`, each once.
 pub(super) fn read(table: &Table, kind: Kind, problems: &mut Problems<'_>) -> Vec<Model> {
-    let table = table.table("require");
-    let Some(At { value, span }) = table.get::<&[At<String>]>("models") else {
+    models(table.table("require"), "models", kind, problems)
+}
+
+/// The models that are loaded before they are asked for.
+pub(super) fn prewarm(table: &Table, kind: Kind, problems: &mut Problems<'_>) -> Vec<Model> {
+    models(table, "prewarm", kind, problems)
+}
+
+/// The models that a key names, each once.
+fn models(table: &Table, key: &'static str, kind: Kind, problems: &mut Problems<'_>) -> Vec<Model> {
+    let Some(At { value, span }) = table.get::<&[At<String>]>(key) else {
         return Vec::new();
     };
     if kind != Kind::Ollama || value.is_empty() {
         let (message, help) = if value.is_empty() {
             (
-                "models names none".to_owned(),
+                format!("{key} names none"),
                 "name one, or leave the key out",
             )
         } else {
-            let message = format!("models are required of kind ollama, and this is {kind}");
+            let message = format!("{key} is of kind ollama, and this is {kind}");
             (
                 message,
                 "remove it: nobody knows which models that service has",
             )
         };
-        let entry = table.entry("models");
+        let entry = table.entry(key);
         let fix = entry.map(|entry| Fix::remove_key(problems.text(), &entry));
         problems
             .at(codes::VALUE, &span, message)

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::Range;
 
-use super::{Scope, addresses, cache, effects, require, timeouts, twice, url};
+use super::{Scope, addresses, cache, effects, load, require, timeouts, twice, url};
 use crate::config::codes;
 use crate::config::defaults;
 use crate::config::fix::Fix;
@@ -71,6 +71,10 @@ fn service(
         fallback: fallback.map_or(defaults::fallback(kind), |(_, fallback)| *fallback),
         require: require::read(table, kind, problems),
         cache: cache::read(table, kind, problems),
+        prewarm: require::prewarm(table, kind, problems),
+        policy: load::policy(table, kind, problems),
+        limit: load::limit(table, kind, problems),
+        holds_switch: require::holds_switch(table, problems),
         timeouts,
         backends,
         listen,

@@ -1,8 +1,10 @@
 //! Where a request goes by which models the backends have.
 
-use super::super::known::{Holds, Known};
+use super::super::candidates::lead;
+use super::super::known::{Holds, Known, Load};
 use super::super::reason::Exclusion::{self, Drained, ModelMissing, ModelUnknown, Unready};
 use super::*;
+use crate::api::models::Model;
 
 const SHOW: Meaning = READ;
 
@@ -12,6 +14,10 @@ const fn has(holds: Holds) -> Known {
         verdict: Up,
         holds,
         unready: false,
+        load: Load {
+            full: false,
+            wait: std::time::Duration::ZERO,
+        },
     }
 }
 
@@ -169,4 +175,55 @@ fn a_model_moves_nothing_that_an_order_or_fallback_keeps() {
     let kept = plan(&snapshot, OLLAMA, CHAT, &[named, lacks], after());
     assert_eq!(order(&kept), [1]);
     assert_eq!(kept.excluded, [(M1, Drained)]);
+}
+
+/// A switch whose backend is known to lack what is required is held, for every effect; an order is
+/// not, and one that lacks it as well is no better.
+#[test]
+fn a_planned_switch_waits_until_its_backend_has_what_is_required() {
+    let (ready, lacks) = (UNKNOWN, unready(UNKNOWN));
+    let rows: [(_, _, fn(&mut Snapshot), _, _); 8] = [
+        ([ready, lacks], after(), |_| (), &[0][..], "active:held"),
+        ([ready, ready], after(), |_| (), &[1, 0], ACTIVE),
+        ([lacks, lacks], after(), |_| (), &[1], ACTIVE),
+        ([lacks, ready], after(), |_| (), &[1], ACTIVE),
+        ([ready, lacks], before(), |_| (), &[0], "active:default"),
+        (
+            [ready, lacks],
+            after(),
+            |snapshot| snapshot.services[0].holds_switch = false,
+            &[0],
+            "fallback:unready",
+        ),
+        (
+            [ready, lacks],
+            after(),
+            |snapshot| snapshot.active_backend = Some(DEV1),
+            &[0],
+            "fallback:unready",
+        ),
+        (
+            [ready, lacks],
+            after(),
+            |snapshot| snapshot.schedule.default = DEV1,
+            &[0],
+            "fallback:unready",
+        ),
+    ];
+    for (place, (known, now, change, want, reason)) in rows.into_iter().enumerate() {
+        let mut snapshot = main_system();
+        snapshot.services[0].require = vec![Model::named("tiny").unwrap()];
+        change(&mut snapshot);
+        let whole = plan(&snapshot, OLLAMA, CHAT, &known, now);
+        assert_eq!(order(&whole), want, "row {place}");
+        assert_eq!(whole.candidates[0].reason.word(), reason, "row {place}");
+        let known = |id: BackendId| known[id.0];
+        let first = lead(&snapshot, OLLAMA, CHAT, known, now);
+        let same = first.is_none_or(|lead| lead.candidate == whole.candidates[0]);
+        assert!(same, "row {place}");
+    }
+    let mut snapshot = main_system();
+    snapshot.services[0].require = vec![Model::named("tiny").unwrap()];
+    let admin = plan(&snapshot, OLLAMA, ADMIN, &[ready, lacks], after());
+    assert_eq!(admin.candidates[0].reason.word(), "active:held");
 }

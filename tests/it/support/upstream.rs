@@ -46,6 +46,7 @@ struct Script {
     once: VecDeque<Act>,
     probe: Act,
     list: Act,
+    loaded: Act,
     requests: Vec<Request>,
 }
 
@@ -309,6 +310,7 @@ impl Upstream {
             once: VecDeque::new(),
             probe: answer(200, &[], b"{}"),
             list: answer(404, &[], b""),
+            loaded: answer(200, &[], b"{\"models\":[]}"),
             requests: Vec::new(),
         };
         let mut upstream = Self {
@@ -385,11 +387,12 @@ impl Upstream {
 
     /// The models that it tells of, with their digests.
     pub(crate) fn models(&self, models: &[(&str, &str)]) {
-        let rows: Vec<_> = (models.iter())
-            .map(|(name, digest)| format!("{{\"name\":\"{name}\",\"digest\":\"{digest}\"}}"))
-            .collect();
-        let list = format!("{{\"models\":[{}]}}", rows.join(","));
-        self.lists(answer(200, &[], list.as_bytes()));
+        self.lists(models_told(models));
+    }
+
+    /// Those of them that are in memory.
+    pub(crate) fn loaded(&self, models: &[(&str, &str)]) {
+        self.script().loaded = models_told(models);
     }
 
     /// What is done when the product asks for its models.
@@ -444,6 +447,14 @@ impl Upstream {
     }
 }
 
+fn models_told(models: &[(&str, &str)]) -> Act {
+    let rows: Vec<_> = (models.iter())
+        .map(|(name, digest)| format!("{{\"name\":\"{name}\",\"digest\":\"{digest}\"}}"))
+        .collect();
+    let list = format!("{{\"models\":[{}]}}", rows.join(","));
+    answer(200, &[], list.as_bytes())
+}
+
 fn reserve(host: u8, port: u16) -> std::io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
@@ -488,7 +499,8 @@ async fn connection(mut io: TcpStream, shared: Arc<Shared>) {
     let shared = &open.0;
     let mut buffer = Vec::new();
     while let Some(head) = Head::read(&mut io, &mut buffer).await {
-        let list = head.get("user-agent") == Some("tailhop");
+        let list = head.get("user-agent") == Some("tailhop")
+            && matches!(head.word(1), "/api/tags" | "/api/ps");
         let probe = list || PROBES.contains(&head.word(1));
         let act = if list {
             shared.list(head.word(1))
@@ -569,10 +581,10 @@ impl Shared {
         once.unwrap_or_else(|| script.always.clone())
     }
 
-    /// What is answered when the product asks for models; `/api/ps` lists none.
+    /// What is answered when the product asks for models.
     fn list(&self, target: &str) -> Act {
         match target {
-            "/api/ps" => answer(200, &[], b"{\"models\":[]}"),
+            "/api/ps" => self.script.lock().unwrap().loaded.clone(),
             _ => self.script.lock().unwrap().list.clone(),
         }
     }
