@@ -219,6 +219,7 @@ def models(stage: Stage) -> list[Figure]:
     chat = Figure("CPU of a chat of 2 KB, its stream of 2 KB", "us", "kind http")
     title = f"Token delay {{}}, {TOKEN_STREAMS} streams, 10 ms a token"
     delay = {at: Figure(title.format(at), "us", "kind http") for at in ("p50", "p99")}
+    token = Figure("CPU of a token of such a stream", "us", "kind http")
     kept = Figure("Embeddings a second, 8 connections, 10 ms each", "1/s", "kind ollama")
     with stage.running([PlainTailhop, ModelTailhop, KeptTailhop]) as running:
         kinds, keepers = running[:2], running[1:]
@@ -232,12 +233,16 @@ def models(stage: Stage) -> list[Figure]:
                     chat.add(proxy.name, took)
             if len(passed) > 1:
                 raise RuntimeError(f"bytes were changed: {passed}")
-        for _ in range(stage.rounds):
-            for proxy, _ in kinds:
+        for _ in range(stage.rounds * 2):
+            for proxy, process in kinds:
                 words = ("tokens", "/ollama/api/chat?gap=10", TOKEN_STREAMS, TOKEN_SECONDS)
                 with stage.load(proxy.port, words) as load:
                     load.until_ready()
+                    before = process.cpu()
                     result = whole(load.go())
+                    # Those of the first moments passed as well, and are not in the count.
+                    share = result["answered"] / result["seconds"] * TOKEN_SECONDS
+                    token.add(proxy.name, (process.cpu() - before) / share)
                 for at, figure in delay.items():
                     figure.add(proxy.name, result[at])
         for _ in range(min(3, stage.rounds)):
@@ -246,7 +251,7 @@ def models(stage: Stage) -> list[Figure]:
                 with stage.load(proxy.port, words) as load:
                     load.until_ready()
                     kept.add(proxy.name, requests / whole(load.go(), requests)["seconds"])
-    return [chat, *delay.values(), kept]
+    return [chat, token, *delay.values(), kept]
 
 
 def chats(stage: Stage, proxy: Proxy, process: Process) -> tuple[float, dict]:

@@ -19,8 +19,8 @@ use prometheus::IntCounter;
 use serde::Serialize;
 
 use super::trace::Trace;
+use super::worked::Worked;
 use crate::config::Environment;
-use crate::endpoint::work::Done;
 use crate::metrics::Metrics;
 
 /// Lines that may wait for whoever reads the channel.
@@ -82,37 +82,6 @@ pub struct Entry<'a> {
     /// The trace that its client says it belongs to, where that is logged.
     #[serde(skip)]
     pub trace: Option<Trace>,
-}
-
-/// What a model's answer took, as far as it told.
-#[derive(Clone, Debug, Serialize)]
-pub struct Worked<'a> {
-    /// The model, if it is one that the backend told of and there are not too many; else `other`.
-    pub model: Cow<'a, str>,
-    /// To the first piece of its stream, in milliseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub first_token_ms: Option<Millis>,
-    /// Tokens of the prompt.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tokens_in: Option<u64>,
-    /// Tokens of the answer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tokens_out: Option<u64>,
-    /// An output token, in milliseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub token_ms: Option<Millis>,
-    /// Output tokens a second.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tokens_per_s: Option<u64>,
-    /// To have the model in memory, in milliseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub load_ms: Option<Millis>,
-    /// To evaluate the prompt, in milliseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub prompt_ms: Option<Millis>,
-    /// Besides its parts: mostly the wait for its turn.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub queue_ms: Option<Millis>,
 }
 
 /// How a request stood in line.
@@ -425,53 +394,6 @@ impl Entry<'_> {
     }
 }
 
-impl<'a> Worked<'a> {
-    pub(super) fn of(model: &'a str, done: &Done) -> Self {
-        let usage = &done.usage;
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a positive rate, and far below 2^64"
-        )]
-        let whole = |rate: f64| rate.round() as u64;
-        Self {
-            model: Cow::Borrowed(model),
-            first_token_ms: done.first_token.map(Millis::of),
-            tokens_in: usage.tokens_in,
-            tokens_out: usage.tokens_out,
-            token_ms: done.token().map(Millis::of),
-            tokens_per_s: done.rate().map(whole),
-            load_ms: usage.load.map(Millis::of),
-            prompt_ms: usage.prompt.map(Millis::of),
-            queue_ms: usage.queue().map(Millis::of),
-        }
-    }
-
-    fn append(&self, to: &mut Vec<u8>) {
-        quoted(to, b",\"model\":\"", &self.model);
-        to.push(b'"');
-        let millis = |to: &mut Vec<u8>, before: &[u8], took: Option<Millis>| {
-            if let Some(took) = took {
-                to.extend_from_slice(before);
-                took.append(to);
-            }
-        };
-        let count = |to: &mut Vec<u8>, before: &[u8], count: Option<u64>| {
-            if let Some(count) = count {
-                number(to, before, count);
-            }
-        };
-        millis(to, b",\"first_token_ms\":", self.first_token_ms);
-        count(to, b",\"tokens_in\":", self.tokens_in);
-        count(to, b",\"tokens_out\":", self.tokens_out);
-        millis(to, b",\"token_ms\":", self.token_ms);
-        count(to, b",\"tokens_per_s\":", self.tokens_per_s);
-        millis(to, b",\"load_ms\":", self.load_ms);
-        millis(to, b",\"prompt_ms\":", self.prompt_ms);
-        millis(to, b",\"queue_ms\":", self.queue_ms);
-    }
-}
-
 impl Stamp {
     /// Appends an instant as RFC 3339 has it, with as many digits as it takes.
     fn append(&mut self, time: Timestamp, to: &mut Vec<u8>) {
@@ -507,7 +429,7 @@ impl Millis {
         self.micros as f64 / 1e3
     }
 
-    fn append(self, to: &mut Vec<u8>) {
+    pub(super) fn append(self, to: &mut Vec<u8>) {
         number(to, b"", self.micros / 1000);
         fraction(to, self.micros % 1000, 3, 1);
     }

@@ -33,6 +33,7 @@ mod stream;
 mod token;
 mod trace;
 mod tunnel;
+mod worked;
 
 use std::sync::Arc;
 

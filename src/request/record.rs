@@ -15,12 +15,13 @@ use tokio::time::Instant;
 
 use super::Proxy;
 pub use super::access::{AccessLog, Form, Line};
-use super::access::{Entry, Millis, Stood, Worked};
+use super::access::{Entry, Millis, Stood};
 use super::beat::Beats;
 use super::call::Call;
 use super::queue::Queued;
 use super::rules::Refusal;
 use super::trace::Trace;
+use super::worked::Worked;
 use crate::api::models::{Model, changes_models};
 use crate::api::stream::{Ending, Watcher};
 use crate::endpoint::live::Endpoint;
