@@ -6,7 +6,10 @@
 //! finds the line full is `request`'s.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -30,11 +33,15 @@ struct State {
     busy: usize,
     limit: usize,
     line: VecDeque<Waits>,
+    /// How many of the line wait for this endpoint first of all.
+    own: usize,
     next: u64,
 }
 
 struct Waits {
     id: u64,
+    /// It stands in the line of another endpoint, too, and counts there.
+    beside: bool,
     let_in: oneshot::Sender<()>,
 }
 
@@ -69,6 +76,7 @@ impl Default for State {
             busy: 0,
             limit: usize::MAX,
             line: VecDeque::new(),
+            own: 0,
             next: 0,
         }
     }
@@ -81,7 +89,7 @@ impl Slots {
         state.limit = limit.map_or(usize::MAX, |limit| limit.in_flight);
         // There may be more places than before.
         state.let_in();
-        let waiting = state.line.len();
+        let waiting = state.own;
         if state.busy < state.limit {
             state.busy += 1;
             return Asked::Taken(self.0.slot());
@@ -89,15 +97,17 @@ impl Slots {
         if limit.is_some_and(|limit| waiting >= limit.queue) {
             return Asked::Full(waiting);
         }
-        state.next += 1;
-        let (id, (let_in, told)) = (state.next, oneshot::channel());
-        state.line.push_back(Waits { id, let_in });
-        Asked::Waits(Ticket {
-            shared: Arc::clone(&self.0),
-            id,
-            let_in: told,
-            position: waiting + 1,
-        })
+        Asked::Waits(self.0.stand(&mut state, false))
+    }
+
+    /// Stands in the line beside that of another endpoint, where the request counts: whichever has
+    /// a place first.
+    pub fn ask_beside(&self) -> Ticket {
+        let mut state = self.0.locked();
+        let ticket = self.0.stand(&mut state, true);
+        // There may be a place already.
+        state.let_in();
+        ticket
     }
 
     /// How busy it is.
@@ -105,7 +115,7 @@ impl Slots {
         let state = self.0.locked();
         Busy {
             working: state.busy,
-            waiting: state.line.len(),
+            waiting: state.own,
             usual: self.0.usual.get(),
         }
     }
@@ -115,6 +125,19 @@ impl Shared {
     fn locked(&self) -> MutexGuard<'_, State> {
         // Nothing that panics is done under it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stand(self: &Arc<Self>, state: &mut State, beside: bool) -> Ticket {
+        state.next += 1;
+        state.own += usize::from(!beside);
+        let (id, (let_in, told)) = (state.next, oneshot::channel());
+        state.line.push_back(Waits { id, beside, let_in });
+        Ticket {
+            shared: Arc::clone(self),
+            id,
+            let_in: told,
+            position: state.own,
+        }
     }
 
     fn slot(self: &Arc<Self>) -> Slot {
@@ -132,6 +155,7 @@ impl State {
             let Some(first) = self.line.pop_front() else {
                 return;
             };
+            self.own -= usize::from(!first.beside);
             // Its ticket is there as long as it is in the line.
             self.busy += usize::from(first.let_in.send(()).is_ok());
         }
@@ -158,15 +182,27 @@ impl Drop for Slot {
 }
 
 impl Ticket {
-    /// Returns with a place when it is its turn.
-    pub async fn turn(mut self) -> Slot {
+    /// A place, when it is its turn.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Slot> {
         // The sender is in the line until then.
-        let _ = (&mut self.let_in).await;
-        let slot = self.shared.slot();
+        let _ = ready!(Pin::new(&mut self.let_in).poll(cx));
         // The place that came with its turn is the slot's from here on.
         self.id = 0;
-        slot
+        Poll::Ready(self.shared.slot())
     }
+}
+
+/// Returns with the first place that comes of these tickets, and whose it was. The others go.
+pub async fn turn(mut tickets: Vec<Ticket>) -> (usize, Slot) {
+    poll_fn(|cx| {
+        for (which, ticket) in tickets.iter_mut().enumerate() {
+            if let Poll::Ready(slot) = ticket.poll_turn(cx) {
+                return Poll::Ready((which, slot));
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 impl Drop for Ticket {
@@ -177,7 +213,10 @@ impl Drop for Ticket {
         let mut state = self.shared.locked();
         // They stand in the order of their numbers.
         match state.line.binary_search_by_key(&self.id, |one| one.id) {
-            Ok(place) => drop(state.line.remove(place)),
+            Ok(place) => {
+                let left = state.line.remove(place);
+                state.own -= usize::from(left.is_some_and(|left| !left.beside));
+            }
             // It was let in and left before it knew.
             Err(_) => state.give_back(),
         }
@@ -211,6 +250,10 @@ mod tests {
         }
     }
 
+    async fn its_turn(ticket: Ticket) -> Slot {
+        turn(vec![ticket]).await.1
+    }
+
     fn counts(slots: &Slots) -> (usize, usize) {
         let busy = slots.busy();
         (busy.working, busy.waiting)
@@ -224,13 +267,13 @@ mod tests {
         assert_eq!([&a, &b, &c].map(|one| one.position), [1, 2, 3]);
         assert!(matches!(slots.ask(Some(&LIMIT)), Asked::Full(3)));
         drop(first);
-        let third = a.turn().await;
+        let third = its_turn(a).await;
         assert_eq!(counts(&slots), (2, 2));
         // One in the middle of the line leaves.
         drop(b);
         assert_eq!(counts(&slots), (2, 1));
         drop((second, third));
-        let _fourth = c.turn().await;
+        let _fourth = its_turn(c).await;
         assert_eq!(counts(&slots), (1, 0));
     }
 
@@ -263,7 +306,7 @@ mod tests {
         assert_eq!(counts(&slots), (2, 1));
         drop(leaves);
         assert_eq!(counts(&slots), (2, 0));
-        let slot = stays.turn().await;
+        let slot = its_turn(stays).await;
         drop((slot, second));
         assert_eq!(counts(&slots), (0, 0));
     }
@@ -278,10 +321,28 @@ mod tests {
         };
         assert_eq!(counts(&slots), (5, 0));
         for ticket in line {
-            ticket.turn().await;
+            its_turn(ticket).await;
         }
         assert_eq!(counts(&slots), (3, 0));
         assert!(matches!(slots.ask(Some(&LIMIT)), Asked::Waits(_)));
+    }
+
+    /// It counts where it stands first of all, and takes the place that comes first.
+    #[tokio::test]
+    async fn one_that_stands_in_two_lines_counts_in_one_and_takes_one_place() {
+        let slots = [Slots::default(), Slots::default()];
+        let working = slots.each_ref().map(|slots| [taken(slots), taken(slots)]);
+        let (first, beside) = (waits(&slots[0]), slots[1].ask_beside());
+        assert_eq!(slots.each_ref().map(counts), [(2, 1), (2, 0)]);
+        let [at_first, at_other] = working;
+        drop(at_other);
+        let (which, slot) = turn(vec![first, beside]).await;
+        assert_eq!(which, 1);
+        assert_eq!(slots.each_ref().map(counts), [(2, 0), (1, 0)]);
+        drop((slot, at_first));
+        // Where there is a place at once it is let in at once.
+        its_turn(slots[1].ask_beside()).await;
+        assert_eq!(slots.each_ref().map(counts), [(0, 0), (0, 0)]);
     }
 
     #[tokio::test(start_paused = true)]

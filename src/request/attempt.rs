@@ -26,7 +26,7 @@ use crate::endpoint::live::Endpoint;
 use crate::health::passive;
 use crate::plan::candidates::{Candidate, Plan};
 use crate::plan::orders::Active;
-use crate::plan::reason::Refusal;
+use crate::plan::reason::{Reason, Refusal};
 use crate::words::clock::Deadline;
 use crate::words::effect::Effect;
 use crate::words::outcome::{Failure, Kind, Phase};
@@ -85,10 +85,13 @@ pub(super) async fn answer(
     let (mut missing, mut fresh) = (false, false);
     loop {
         let others = round.others();
+        let admitted = queue::admit(call, &round.left, others, record).await;
+        if let Ok(Some(backend)) = admitted {
+            round.prefer(backend);
+        }
         let Some(candidate) = round.left.front().cloned() else {
             return Err(round.failed(missing));
         };
-        let admitted = place(call, &candidate, others, record).await;
         if record.waited() {
             // While it stood in line it did not wait for a backend.
             patience.resume(now);
@@ -101,7 +104,7 @@ pub(super) async fn answer(
             left: patience.left_at(now),
         };
         let asked = match admitted {
-            Ok(()) => attempt(call, &mut round, &candidate, terms, &mut outbound, record).await,
+            Ok(_) => attempt(call, &mut round, &candidate, terms, &mut outbound, record).await,
             Err(failure) => Err(failure),
         };
         let failure = match asked {
@@ -192,6 +195,20 @@ impl Round<'_> {
         }
     }
 
+    /// One of those who are left has a place for the request: it is asked first.
+    fn prefer(&mut self, backend: BackendId) {
+        let place = self.left.iter().position(|one| one.backend == backend);
+        if let Some(mut candidate) = place
+            .filter(|place| *place > 0)
+            .and_then(|place| self.left.remove(place))
+        {
+            if candidate.reason == Reason::Next {
+                candidate.reason = Reason::LeastLoaded;
+            }
+            self.left.push_front(candidate);
+        }
+    }
+
     /// Goes on to the next.
     fn next(&mut self, call: &Call<'_>) {
         self.plan_others(call);
@@ -215,20 +232,6 @@ impl Round<'_> {
             endpoint: endpoint.cloned(),
             missing,
         }
-    }
-}
-
-/// Gets a place at a candidate, where one is needed.
-async fn place(
-    call: &Call<'_>,
-    candidate: &Candidate,
-    others: bool,
-    record: &mut Record,
-) -> Result<(), Failure> {
-    match call.live.endpoint(call.route.service, candidate.backend) {
-        Some(endpoint) => queue::admit(call, (candidate.backend, endpoint), others, record).await,
-        // Those that look for it next say so.
-        None => Ok(()),
     }
 }
 

@@ -4,6 +4,7 @@
 //! Nothing is sent here, so whatever comes of it may go on elsewhere. Invariants: a request holds at
 //! most one place or ticket; it gives it back whenever it is dropped, also as its client left.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +13,11 @@ use tokio::time::Instant;
 
 use super::call::Call;
 use super::record::Record;
-use crate::config::snapshot::{BackendId, Limit};
+use crate::config::snapshot::{BackendId, Limit, Policy};
 use crate::endpoint::live::Endpoint;
-use crate::endpoint::slots::{Asked, Slot, Ticket};
+use crate::endpoint::slots::{Asked, Slot, Ticket, turn};
 use crate::metrics::Metrics;
+use crate::plan::candidates::Candidate;
 use crate::words::clock::Deadline;
 use crate::words::effect::Effect;
 use crate::words::names::Kind as ServiceKind;
@@ -68,42 +70,43 @@ pub(super) fn expected(call: &Call<'_>, endpoint: &Endpoint) -> Option<Duration>
     endpoint.slots.busy().wait(limit.in_flight)
 }
 
-/// Gets the request a place at `endpoint`, if it needs one. `others`: another backend could take it.
+/// Gets the request a place at the first of `left`, if it needs one; whom it has one at. Where load
+/// decides it waits for those behind it as well, and one of them may have a place first.
 pub(super) async fn admit(
     call: &Call<'_>,
-    (backend, endpoint): (BackendId, &Arc<Endpoint>),
+    left: &VecDeque<Candidate>,
     others: bool,
     record: &mut Record,
-) -> Result<(), Failure> {
+) -> Result<Option<BackendId>, Failure> {
     let inference = call.meaning.effect == Effect::Inference;
     let counts = inference && call.service().kind == ServiceKind::Ollama;
-    if !counts || record.has_place_at(endpoint) {
-        return Ok(());
+    let first = left.front().filter(|_| counts);
+    let Some((backend, endpoint)) = first.and_then(|first| of(call, first)) else {
+        return Ok(None);
+    };
+    if record.has_place_at(endpoint) {
+        return Ok(Some(backend));
     }
     record.gives_up_its_place();
     let limit = call.service().limit.as_ref();
-    let queued = |position, depth| limit.map(|_| Queued::new(position, depth));
     match (endpoint.slots.ask(limit), limit) {
         (Asked::Taken(slot), _) => {
-            if let Some(queued) = queued(0, 0) {
+            if limit.is_some() {
                 let _count = Count::begin(&call.proxy.metrics, endpoint, 0).placed();
-                record.stands(queued);
+                record.stands(Queued::new(0, 0));
             }
             record.placed(slot);
-            Ok(())
+            Ok(Some(backend))
         }
         (Asked::Waits(ticket), Some(limit)) => {
-            let position = ticket.position;
-            record.stands(Queued::new(position, position - 1));
-            let leaves = others && endpoint.verdict().able();
-            let count = Count::begin(&call.proxy.metrics, endpoint, position);
-            let slot = Box::pin(turn(ticket, endpoint, limit, leaves)).await;
-            record.has_waited();
-            let slot = slot?;
-            still_takes(call, backend)?;
-            drop(count.placed());
-            record.placed(slot);
-            Ok(())
+            let line = Line {
+                call,
+                at: (backend, endpoint),
+                beside: beside(call, endpoint, left),
+                limit,
+                leaves: others && endpoint.verdict().able(),
+            };
+            Box::pin(line.wait(ticket, record)).await.map(Some)
         }
         (Asked::Full(depth), _) => {
             record.stands(Queued::new(0, depth));
@@ -111,29 +114,83 @@ pub(super) async fn admit(
             Err(Failure::unsent(Kind::QueueFull, detail))
         }
         // Without a limit nobody waits.
-        (Asked::Waits(_), None) => Ok(()),
+        (Asked::Waits(_), None) => Ok(None),
     }
 }
 
-/// Waits until it is its turn.
-async fn turn(
-    ticket: Ticket,
-    endpoint: &Endpoint,
-    limit: &Limit,
+type At<'a> = (BackendId, &'a Arc<Endpoint>);
+
+/// Where a candidate is asked.
+fn of<'a>(call: &'a Call<'_>, candidate: &Candidate) -> Option<At<'a>> {
+    let endpoint = call.live.endpoint(call.route.service, candidate.backend)?;
+    Some((candidate.backend, endpoint))
+}
+
+/// Those behind the first candidate, `endpoint`, that are as good where load decides: able, and with
+/// the model in memory if the first one has it there.
+fn beside<'a>(call: &'a Call<'_>, endpoint: &Endpoint, left: &VecDeque<Candidate>) -> Vec<At<'a>> {
+    if call.service().policy != Policy::LeastLoaded {
+        return Vec::new();
+    }
+    let model = call.model.as_ref();
+    let warm = |one: &Endpoint| model.is_none_or(|model| one.models.is_loaded(model));
+    let as_good = |one: &Endpoint| one.verdict().able() && (warm(one) || !warm(endpoint));
+    let behind = left
+        .iter()
+        .skip(1)
+        .filter_map(|candidate| of(call, candidate));
+    behind.filter(|(_, one)| as_good(one)).collect()
+}
+
+/// What a request stands in line for.
+struct Line<'a, 'c> {
+    call: &'a Call<'c>,
+    /// Where it counts.
+    at: At<'a>,
+    /// Where it would go as well.
+    beside: Vec<At<'a>>,
+    limit: &'a Limit,
+    /// It goes elsewhere if the endpoint falls into doubt.
     leaves: bool,
-) -> Result<Slot, Failure> {
-    let mut health = endpoint.lost.wait();
-    tokio::select! {
-        biased;
-        slot = ticket.turn() => Ok(slot),
-        () = health.unable(), if leaves => Err(Failure::unsent(
-            Kind::Lost,
-            "it stopped answering while the request waited for a place there",
-        )),
-        () = Deadline::after(limit.wait).passed() => Err(Failure::unsent(
-            Kind::QueueLate,
-            format!("no place became free there within {}", show_duration(limit.wait)),
-        )),
+}
+
+impl Line<'_, '_> {
+    /// Waits until it is its turn; where.
+    async fn wait(self, ticket: Ticket, record: &mut Record) -> Result<BackendId, Failure> {
+        let (_, endpoint) = self.at;
+        let position = ticket.position;
+        record.stands(Queued::new(position, position - 1));
+        let count = Count::begin(&self.call.proxy.metrics, endpoint, position);
+        let turned = self.turn(ticket).await;
+        record.has_waited();
+        let (backend, slot) = turned?;
+        still_takes(self.call, backend)?;
+        drop(count.placed());
+        record.placed(slot);
+        Ok(backend)
+    }
+
+    async fn turn(&self, ticket: Ticket) -> Result<(BackendId, Slot), Failure> {
+        let (backend, endpoint) = self.at;
+        let beside = self.beside.iter().map(|(_, one)| one.slots.ask_beside());
+        let tickets = std::iter::once(ticket).chain(beside).collect();
+        let mut health = endpoint.lost.wait();
+        let wait = self.limit.wait;
+        tokio::select! {
+            biased;
+            (which, slot) = turn(tickets) => {
+                let other = which.checked_sub(1).and_then(|which| self.beside.get(which));
+                Ok((other.map_or(backend, |(other, _)| *other), slot))
+            }
+            () = health.unable(), if self.leaves => Err(Failure::unsent(
+                Kind::Lost,
+                "it stopped answering while the request waited for a place there",
+            )),
+            () = Deadline::after(wait).passed() => Err(Failure::unsent(
+                Kind::QueueLate,
+                format!("no place became free there within {}", show_duration(wait)),
+            )),
+        }
     }
 }
 

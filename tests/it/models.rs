@@ -380,3 +380,27 @@ async fn a_planned_switch_is_held_until_the_model_is_there() {
     assert_eq!(went(&got), (200, "m2", "active:schedule"));
     assert_eq!(held(stage.app.metrics().await), 0);
 }
+
+/// What a Mac has may be different after it was away, and after a freeze of ours.
+#[tokio::test(start_paused = true)]
+async fn a_mac_is_asked_for_its_models_at_once_when_it_woke_and_after_a_freeze() {
+    let mut stage = knowing([&[("tiny", "aa")], &[]]).await;
+    stage.macs.ollama[0].die().await;
+    (stage.time)
+        .run(stage.app.judged("ollama", "m1", "down"))
+        .await;
+    stage.macs.ollama[0].models(&[("tiny", "bb")]);
+    stage.macs.ollama[0].listen().await;
+    stage.time.run(stage.app.judged("ollama", "m1", "up")).await;
+    let digest = |wanted: &'static str| {
+        move |models: &Value| models["models"][0]["digest"].as_str() == Some(wanted)
+    };
+    let at_once = |took: Duration| assert!(took < Duration::from_secs(3), "{took:?}");
+    let (_, took) = stage.time.run(told(&stage, 0, digest("bb"))).await;
+    at_once(took);
+    stage.time.pass(Duration::from_secs(2)).await;
+    stage.macs.ollama[0].models(&[("tiny", "cc")]);
+    stage.time.freeze(Duration::from_secs(5)).await;
+    let (_, took) = stage.time.run(told(&stage, 0, digest("cc"))).await;
+    at_once(took);
+}

@@ -389,3 +389,42 @@ async fn the_least_loaded_mac_is_filled_after_the_active_one() {
     assert_eq!(metrics.sum("tailhop_fallbacks_total", &labels), 3);
     stage.ends_clean().await;
 }
+
+/// The one that has a place first takes the next one in line, also where that stood for the other.
+#[tokio::test(start_paused = true)]
+async fn no_mac_is_idle_while_one_waits_for_the_other() {
+    let more = "services.ollama.policy = \"least-loaded\"\n\
+                services.ollama.limit = { in_flight = 1, queue = 5 }";
+    let (stage, gate) = gated(more).await;
+    let other = Gate::closed();
+    stage.macs.ollama[1].always(answer(200, &[], DONE).behind(&other));
+    let first = asks(&stage, CHAT);
+    stage.macs.ollama[0].requests(1).await;
+    let second = asks(&stage, CHAT);
+    stage.macs.ollama[1].requests(1).await;
+    let mut line = Vec::new();
+    for place in 1..=3 {
+        line.push(asks(&stage, CHAT));
+        soon(async {
+            let depth = || async { stage.app.metrics().await.sum("tailhop_queue_depth", &[]) };
+            while depth().await != place {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    // The first Mac takes minutes for its one; the other one does all the rest, in order.
+    other.pass();
+    assert_eq!(soon(second).await.unwrap().backend(), "m2");
+    for (place, one) in line.into_iter().enumerate() {
+        stage.macs.ollama[1].requests(place + 2).await;
+        other.pass();
+        let got = soon(one).await.unwrap();
+        assert_eq!(went(&got), (200, "m2", "least-loaded"));
+    }
+    assert_eq!(stage.macs.ollama[0].seen().len(), 1);
+    assert_eq!(depth(&stage).await, 0);
+    gate.pass();
+    assert_eq!(soon(first).await.unwrap().backend(), "m1");
+    stage.ends_clean().await;
+}
