@@ -200,7 +200,7 @@ impl Connection {
     }
 
     /// Returns when its endpoint is declared lost.
-    pub async fn lost(&mut self) {
+    pub async fn lost(&self) {
         self.waiting.lost().await;
     }
 
@@ -220,26 +220,21 @@ impl Connection {
     }
 }
 
-/// Drives a connection until it ends or its endpoint is lost. The signal is looked at when it has
-/// news only: a task that is once in its list stays there, and this one is polled for every piece.
-/// Unconstrained, as a busy task whose turn is used up would be told to wait without being listed.
+/// Drives a connection until it ends or its endpoint is lost. This task is polled for every piece:
+/// it is listed among those who are told once, and looks at a number from then on. Unconstrained, as
+/// a busy task whose turn is used up would be told to wait without being listed.
 async fn drive(connection: impl Future, until: Waiting) {
     let mut connection = pin!(connection);
-    let mut news = until.clone();
-    let mut lost = pin!(unconstrained(async move {
-        let mut until = until;
-        until.lost().await;
-    }));
+    let mut lost = pin!(unconstrained(until.lost()));
     let mut listed = false;
     poll_fn(|cx| {
-        if connection.as_mut().poll(cx).is_ready() {
+        if connection.as_mut().poll(cx).is_ready() || until.is_lost() {
             return Poll::Ready(());
         }
-        if listed && !news.has_news() {
+        if listed {
             return Poll::Pending;
         }
         listed = true;
-        news.look();
         lost.as_mut().poll(cx)
     })
     .await;
@@ -417,6 +412,7 @@ mod tests {
     use tokio::task::coop::has_budget_remaining;
 
     use super::*;
+    use crate::words::verdict::Verdict;
 
     /// A connection that uses up the whole turn of its task each time it is polled.
     async fn busy() {
@@ -442,5 +438,24 @@ mod tests {
         lost.declare();
         let ended = tokio::time::timeout(Duration::from_secs(1), driven).await;
         assert!(ended.is_ok(), "it never heard");
+    }
+
+    /// What is told by another thread falls anywhere between a look and the next.
+    #[tokio::test]
+    async fn a_connection_on_which_nothing_moves_ends_whenever_its_endpoint_is_lost() {
+        for round in 0..5_000 {
+            let lost = Arc::new(Lost::new());
+            let driven = tokio::spawn(drive(std::future::pending::<()>(), lost.wait()));
+            tokio::task::yield_now().await;
+            let teller = std::thread::spawn(move || {
+                lost.verdict(Verdict::Suspect);
+                lost.verdict(Verdict::Asleep);
+                lost.declare();
+                lost
+            });
+            let ended = tokio::time::timeout(Duration::from_secs(5), driven).await;
+            assert!(ended.is_ok(), "it never heard, in round {round}");
+            drop(teller.join().unwrap());
+        }
     }
 }

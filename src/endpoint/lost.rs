@@ -4,24 +4,39 @@
 //! connection ends it when the endpoint is *lost*. A request that dials may prefer another
 //! candidate as soon as the endpoint is not thought *able*.
 
-use tokio::sync::watch;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::{Notify, watch};
 
 use crate::words::verdict::Verdict;
 
 /// The sending side, on the living endpoint.
-pub struct Lost(watch::Sender<State>);
+pub struct Lost {
+    state: watch::Sender<State>,
+    losses: Arc<Losses>,
+}
 
 /// The receiving side.
 #[derive(Clone)]
 pub struct Waiting {
     state: watch::Receiver<State>,
+    losses: Arc<Losses>,
     joined: u64,
+}
+
+/// How often the endpoint was declared lost. Apart from the rest, so that a task that is polled for
+/// every piece looks at a number, and is woken by nothing else.
+#[derive(Default)]
+struct Losses {
+    count: AtomicU64,
+    told: Notify,
 }
 
 #[derive(Clone, Copy)]
 struct State {
     verdict: Verdict,
-    times_lost: u64,
     repairs: u64,
 }
 
@@ -34,36 +49,41 @@ impl Default for Lost {
 impl Lost {
     /// A signal that nothing was said on.
     pub fn new() -> Self {
-        Self(watch::Sender::new(State {
-            verdict: Verdict::Unknown,
-            times_lost: 0,
-            repairs: 0,
-        }))
+        Self {
+            state: watch::Sender::new(State {
+                verdict: Verdict::Unknown,
+                repairs: 0,
+            }),
+            losses: Arc::default(),
+        }
     }
 
     /// Joins those who wait.
     pub fn wait(&self) -> Waiting {
-        let state = self.0.subscribe();
-        let joined = state.borrow().times_lost;
-        Waiting { state, joined }
+        Waiting {
+            state: self.state.subscribe(),
+            losses: Arc::clone(&self.losses),
+            joined: self.losses.count.load(Ordering::Acquire),
+        }
     }
 
     /// How often the tunnel to it was repaired.
     pub fn repairs(&self) -> u64 {
-        self.0.borrow().repairs
+        self.state.borrow().repairs
     }
 
     pub(super) fn declare(&self) {
-        self.0.send_modify(|state| state.times_lost += 1);
+        self.losses.count.fetch_add(1, Ordering::AcqRel);
+        self.losses.told.notify_waiters();
     }
 
     /// The tunnel to it was repaired: what was dialled before will not come back soon.
     pub fn repaired(&self) {
-        self.0.send_modify(|state| state.repairs += 1);
+        self.state.send_modify(|state| state.repairs += 1);
     }
 
     pub(super) fn verdict(&self, verdict: Verdict) {
-        self.0.send_if_modified(|state| {
+        self.state.send_if_modified(|state| {
             let changed = state.verdict != verdict;
             state.verdict = verdict;
             changed
@@ -72,35 +92,20 @@ impl Lost {
 }
 
 impl Waiting {
-    /// Returns when the endpoint was declared lost since we joined.
-    pub async fn lost(&mut self) {
-        let joined = self.joined;
-        if self
-            .state
-            .wait_for(|state| state.times_lost != joined)
-            .await
-            .is_err()
-        {
-            // The endpoint is gone with its configuration; whoever waits on a connection that
-            // still works goes on.
-            std::future::pending::<()>().await;
+    /// Returns when the endpoint was declared lost since we joined. Not when it is gone with its
+    /// configuration: whoever waits on a connection that still works goes on.
+    pub async fn lost(&self) {
+        let mut told = pin!(self.losses.told.notified());
+        // Listed before the look: what is declared after it wakes us.
+        told.as_mut().enable();
+        if !self.is_lost() {
+            told.await;
         }
     }
 
-    /// Whether something was said that nobody looked at yet: a look at nothing but a number.
-    pub fn has_news(&self) -> bool {
-        // Who is gone with its configuration says nothing more.
-        self.state.has_changed().unwrap_or(false)
-    }
-
-    /// What was said until now is no news any more.
-    pub fn look(&mut self) {
-        self.state.mark_unchanged();
-    }
-
-    /// Whether the endpoint was declared lost since we joined.
+    /// Whether the endpoint was declared lost since we joined: a look at a number.
     pub fn is_lost(&self) -> bool {
-        self.state.borrow().times_lost != self.joined
+        self.losses.count.load(Ordering::Acquire) != self.joined
     }
 
     /// Returns when the tunnel to the endpoint is repaired.

@@ -93,7 +93,7 @@ impl Tunnel {
         let Self {
             client,
             upstream,
-            mut connection,
+            connection,
             mut record,
             idle,
             total,
