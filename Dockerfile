@@ -14,6 +14,8 @@ FROM ${TAILSCALE_IMAGE} AS tailscale
 
 FROM ${RUST_IMAGE} AS build
 ARG REVISION
+# The allocator is built by make.
+RUN command -v make || (apt-get update && apt-get install -y --no-install-recommends make)
 WORKDIR /src
 COPY . .
 RUN TAILHOP_COMMIT="${REVISION}" cargo build --release --locked --bin tailhop

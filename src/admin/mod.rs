@@ -157,7 +157,7 @@ async fn connection(admin: Arc<Admin>, stream: TcpStream, connection: Connection
     });
     // An error of the asker's connection is the asker's.
     let _ = http1::Builder::new()
-        .timer(HeadTimer)
+        .timer(HeadTimer::default())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(READ_BUFFER_MAX)
         .serve_connection(TokioIo::new(stream), serve)

@@ -10,23 +10,28 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{fmt as lines, registry};
 
 /// Starts them.
 pub(super) fn start() {
     let level = std::env::var("LOG_LEVEL").unwrap_or_default();
-    let filter = EnvFilter::try_new(if level.is_empty() { "info" } else { &level })
-        .unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let said = level.parse::<Targets>().ok();
+    let filter = said
+        .filter(|_| !level.is_empty())
+        .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let log = lines::layer().with_writer(std::io::stderr);
     if std::io::stderr().is_terminal() {
-        log.with_target(false).init();
+        let log = log.with_target(false);
+        registry().with(filter).with(log).init();
     } else {
-        log.event_format(Json).init();
+        let log = log.event_format(Json);
+        registry().with(filter).with(log).init();
     }
 }
 

@@ -100,10 +100,12 @@ async fn connection(
             Arc::clone(&shared.1),
             Arc::clone(&door),
         );
-        async move { Ok::<_, Infallible>(flow::serve(proxy, &door, peer, request).await) }
+        // Boxed: hyper keeps room for it as long as the connection, and what serves a request is of
+        // no use to one that streams its answer: 7 KiB each.
+        Box::pin(async move { Ok::<_, Infallible>(flow::serve(proxy, &door, peer, request).await) })
     });
     let mut connection = http1::Builder::new()
-        .timer(HeadTimer)
+        .timer(HeadTimer::default())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(READ_BUFFER_MAX)
         .serve_connection(TokioIo::new(io), serve)

@@ -22,6 +22,7 @@ use tokio::time::{Sleep, sleep};
 use super::beat::Listed;
 use super::gate::{Hidden, Scanner};
 use super::tunnel::Tunnel;
+use crate::wire::stream::write_pieces;
 
 /// Between looks at a client whose unread bytes hide that it left.
 const LOOK: Duration = Duration::from_millis(250);
@@ -287,7 +288,7 @@ impl AsyncWrite for ClientIo {
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let mut state = self.0.state();
-        let written = Pin::new(&mut state.io).poll_write_vectored(cx, pieces);
+        let written = write_pieces(Pin::new(&mut state.io), cx, pieces);
         state.wrote(written.is_pending());
         written
     }
