@@ -5,9 +5,12 @@
 //! (verdicts, who is active) is not kept here: `admin` sets those gauges from their owners when
 //! it is scraped, so that they cannot disagree.
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
 use prometheus::{
-    Counter, Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Counter, CounterVec, Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter,
+    IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// Up to the ten minutes that an inference may take before its head.
@@ -22,6 +25,20 @@ const CONNECT_BUCKETS: &[f64] = &[
     0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0,
 ];
 
+/// Up to the ten minutes that a model may take to load before its first token.
+const FIRST_TOKEN_BUCKETS: &[f64] = &[
+    0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 600.0,
+];
+/// Those of OpenTelemetry.
+const TOKEN_BUCKETS: &[f64] = &[
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5,
+];
+
+/// So many models have a label of their own.
+pub const MODELS: usize = 20;
+/// The label of all the others.
+pub const OTHER: &str = "other";
+
 /// The content type of [`Metrics::text`].
 pub const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -32,6 +49,8 @@ macro_rules! families {
         $(#[$doc])*
         pub struct $name {
             registry: Registry,
+            /// The models that have a label of their own.
+            pub models: ModelNames,
             $(#[doc = $help] pub $field: $type,)*
         }
 
@@ -49,7 +68,7 @@ macro_rules! families {
                     let $field = families!(@make $type, $family, $help $(, $labels)? $(; $buckets)?);
                     registry.register(Box::new($field.clone())).expect("a family's name is used once");
                 )*
-                Self { registry, $($field,)* }
+                Self { registry, models: ModelNames::default(), $($field,)* }
             }
         }
     };
@@ -89,6 +108,21 @@ families!(
         client_aborts: IntCounterVec("tailhop_client_aborts_total", "Requests whose client left.", &["service", "phase"]),
         streams: IntCounterVec("tailhop_streams_total", "Streams of models that ended, by how.", &["service", "backend", "end"]),
         truncations: IntCounterVec("tailhop_stream_truncations_total", "Answers that broke off after their head.", &["service", "backend", "cause"]),
+
+        llm_first_token_seconds: HistogramVec("tailhop_llm_time_to_first_token_seconds", "From a request's head to the first piece of a model's stream.", &["service", "backend", "model"]; FIRST_TOKEN_BUCKETS),
+        llm_token_seconds: HistogramVec("tailhop_llm_time_per_output_token_seconds", "An output token of an answer, on average.", &["service", "backend", "model"]; TOKEN_BUCKETS),
+        llm_load_seconds: HistogramVec("tailhop_llm_load_duration_seconds", "What Ollama took to have the model in memory.", &["service", "backend", "model"]; REQUEST_BUCKETS),
+        llm_prompt_seconds: HistogramVec("tailhop_llm_prompt_duration_seconds", "What Ollama took to evaluate a prompt.", &["service", "backend", "model"]; REQUEST_BUCKETS),
+        llm_queue_seconds: HistogramVec("tailhop_llm_queue_duration_seconds", "What an answer took in Ollama besides load, prompt and tokens: mostly the wait for its turn.", &["service", "backend", "model"]; REQUEST_BUCKETS),
+        llm_tokens: IntCounterVec("tailhop_llm_tokens_total", "Tokens of prompts (input) and of answers (output).", &["service", "backend", "model", "type"]),
+        llm_rate: GaugeVec("tailhop_llm_tokens_per_second", "Output tokens a second of the answer that ended last.", &["service", "backend", "model"]),
+        llm_loaded: IntGaugeVec("tailhop_llm_models_loaded", "Models in memory, as a backend told last.", &["service", "backend"]),
+
+        cache_lookups: IntCounterVec("tailhop_cache_lookups_total", "Inputs whose embedding was looked up: hit, miss, or shared with a request that was asking for it.", &["service", "result"]),
+        cache_evictions: IntCounterVec("tailhop_cache_evictions_total", "Embeddings that had to go for others, or were too old.", &["service"]),
+        cache_saved: CounterVec("tailhop_cache_saved_seconds_total", "Seconds that the embeddings that were found took to make.", &["service"]),
+        cache_entries: IntGaugeVec("tailhop_cache_entries", "Embeddings that are kept.", &["service"]),
+        cache_bytes: IntGaugeVec("tailhop_cache_bytes", "Memory of the embeddings that are kept.", &["service"]),
 
         queue_depth: IntGaugeVec("tailhop_queue_depth", "Inferences that wait for a place at a backend.", &["service", "backend"]),
         queue_wait_seconds: HistogramVec("tailhop_queue_wait_seconds", "How long an inference waited for its place at a backend that has a limit, or until it left.", &["service", "backend", "result"]; REQUEST_BUCKETS),
@@ -135,6 +169,18 @@ families!(
     }
 );
 
+/// Names of models that are labels: the first so many that there were.
+#[derive(Default)]
+pub struct ModelNames(Mutex<BTreeSet<String>>);
+
+impl ModelNames {
+    /// Whether this name may be a label.
+    pub fn admits(&self, name: &str) -> bool {
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        names.contains(name) || names.len() < MODELS && names.insert(name.to_owned())
+    }
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
@@ -154,6 +200,16 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_more_models_than_so_many_have_a_label() {
+        let names = ModelNames::default();
+        for number in 0..MODELS {
+            assert!(names.admits(&number.to_string()));
+        }
+        assert!(!names.admits("one more"));
+        assert!(names.admits("0"));
+    }
 
     #[test]
     fn every_family_registers_and_prints_its_help() {

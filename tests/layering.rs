@@ -11,10 +11,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules, lowest first. Within a row an item may use those before it in the row.
-const ORDER: [&[&str]; 14] = [
+const ORDER: [&[&str]; 15] = [
     &["words"],
     &["metrics", "api"],
     &["config"],
+    &["cache"],
     &["plan", "tailnet"],
     &["wire"],
     &["migrate"],

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from proxies import ManyTailhop, Proxy, Tailhop
+from proxies import KeptTailhop, ManyTailhop, ModelTailhop, PlainTailhop, Proxy, Tailhop
 from tools import ROOT, Missing, Peer, Process, accepts, say
 
 READ = ("GET", "/qdrant/collections/papers")
@@ -214,6 +214,57 @@ def tokens(stage: Stage) -> list[Figure]:
     return list(figures.values())
 
 
+def models(stage: Stage) -> list[Figure]:
+    """Kind ollama against kind http: CPU of a 2 KB chat, token delay; embeddings that are kept."""
+    chat = Figure("CPU of a chat of 2 KB, its stream of 2 KB", "us", "kind http")
+    title = f"Token delay {{}}, {TOKEN_STREAMS} streams, 10 ms a token"
+    delay = {at: Figure(title.format(at), "us", "kind http") for at in ("p50", "p99")}
+    token = Figure("CPU of a token of such a stream", "us", "kind http")
+    kept = Figure("Embeddings a second, 8 connections, 10 ms each", "1/s", "kind ollama")
+    with stage.running([PlainTailhop, ModelTailhop, KeptTailhop]) as running:
+        kinds, keepers = running[:2], running[1:]
+        for number in range(stage.rounds + 1):
+            passed = set()
+            for proxy, process in kinds:
+                took, result = chats(stage, proxy, process)
+                passed.add(result["bytes"])
+                # The first round only warms up.
+                if number:
+                    chat.add(proxy.name, took)
+            if len(passed) > 1:
+                raise RuntimeError(f"bytes were changed: {passed}")
+        for _ in range(stage.rounds * 2):
+            for proxy, process in kinds:
+                words = ("tokens", "/ollama/api/chat?gap=10", TOKEN_STREAMS, TOKEN_SECONDS)
+                with stage.load(proxy.port, words) as load:
+                    load.until_ready()
+                    before = process.cpu()
+                    result = whole(load.go())
+                    # Those of the first moments passed as well, and are not in the count.
+                    share = result["answered"] / result["seconds"] * TOKEN_SECONDS
+                    token.add(proxy.name, (process.cpu() - before) / share)
+                for at, figure in delay.items():
+                    figure.add(proxy.name, result[at])
+        for _ in range(min(3, stage.rounds)):
+            for (proxy, _), requests in zip(keepers, (800, 20_000), strict=True):
+                words = ("requests", "POST", "/ollama/api/embed", 8, requests, "kept")
+                with stage.load(proxy.port, words) as load:
+                    load.until_ready()
+                    kept.add(proxy.name, requests / whole(load.go(), requests)["seconds"])
+    return [chat, token, *delay.values(), kept]
+
+
+def chats(stage: Stage, proxy: Proxy, process: Process) -> tuple[float, dict]:
+    """CPU of a whole chat, in microseconds, and what came of all of them."""
+    requests = stage.count(10_000)
+    words = ("requests", "POST", "/ollama/api/chat?whole", CONNECTIONS, requests, "kept")
+    with stage.load(proxy.port, words) as load:
+        load.until_ready()
+        before = process.cpu()
+        result = whole(load.go(), requests)
+        return (process.cpu() - before) / requests, result
+
+
 def start(stage: Stage) -> list[Figure]:
     """From exec to the first accepted connection; memory when idle; the size of the program."""
     took, idle = Figure("Exec to accepting", "ms"), Figure("Idle memory (RSS)", "MiB")
@@ -331,5 +382,5 @@ def tailnet(stage: Stage) -> list[Figure]:
 
 
 PARTS = {
-    part.__name__: part for part in (cpu, syscalls, memory, tokens, start, scale, reloads, tailnet)
+    part.__name__: part for part in (cpu, syscalls, memory, tokens, models, start, scale, reloads, tailnet)
 }

@@ -94,6 +94,30 @@ default = "m1"
         return self.config.format(**self.fields())
 
 
+class PlainTailhop(Tailhop):
+    """tailhop that knows nothing of models: the same service is of kind http."""
+
+    name = "kind http"
+
+    def text(self) -> str:
+        return super().text().replace("ollama = {", 'ollama = { kind = "http",')
+
+
+class ModelTailhop(Tailhop):
+    """tailhop that knows models."""
+
+    name = "kind ollama"
+
+
+class KeptTailhop(Tailhop):
+    """tailhop that keeps embeddings."""
+
+    name = "kept"
+
+    def text(self) -> str:
+        return super().text().replace("ollama = {", "ollama = { cache = {},")
+
+
 class ManyTailhop(Tailhop):
     """tailhop with 1,000 routes and 100 backends; what is asked is the last in every order."""
 

@@ -26,6 +26,9 @@ impl Admin {
             &self.metrics.peer_online,
             &self.metrics.peer_direct,
             &self.metrics.contradiction,
+            &self.metrics.llm_loaded,
+            &self.metrics.cache_entries,
+            &self.metrics.cache_bytes,
             &self.metrics.switch_held,
             &self.metrics.queue_depth,
         ] {
@@ -36,6 +39,7 @@ impl Admin {
         for service in live.snapshot.service_ids() {
             endpoints(&self.metrics, &live, service, self.clock.now());
             orders_of(&self.metrics, &live, service, self.clock.now());
+            kept(&self.metrics, &live, service);
         }
         self.tunnel_gauges(&live);
         for child in self.children.children() {
@@ -67,12 +71,32 @@ impl Admin {
     }
 }
 
+fn kept(metrics: &Metrics, live: &Live, service: ServiceId) {
+    let Some(cache) = live.cache(service) else {
+        return;
+    };
+    let (entries, bytes) = cache.size();
+    let labels = [live.snapshot.service(service).name.as_str()];
+    for (gauges, value) in [
+        (&metrics.cache_entries, entries),
+        (&metrics.cache_bytes, bytes),
+    ] {
+        let value = i64::try_from(value).unwrap_or(i64::MAX);
+        gauges.with_label_values(&labels).set(value);
+    }
+}
+
 fn endpoints(metrics: &Metrics, live: &Live, service: ServiceId, now: Timestamp) {
     let active = live.active(service, Effect::Read, now).backend;
     let active = &live.snapshot.backend(active).name;
     for endpoint in &live.endpoints[service.0] {
         let labels = [endpoint.key.service.as_str(), endpoint.key.backend.as_str()];
         let verdict = endpoint.verdict();
+        if let Some(told) = endpoint.models.told() {
+            let loaded = i64::try_from(told.catalogue.loaded.len()).unwrap_or(i64::MAX);
+            let gauge = metrics.llm_loaded.with_label_values(&labels);
+            gauge.set(loaded);
+        }
         for state in Verdict::ALL {
             let gauge = metrics
                 .verdict

@@ -70,7 +70,14 @@ const PROBE_PATIENCE: Duration = Duration::from_millis(300);
 const READS: [&str; 8] = [
     "/", "/live", "/ready", "/health", "/status", "/metrics", "/explain", "/events",
 ];
-const ORDERS: [&str; 5] = ["/pin", "/unpin", "/drain", "/undrain", "/reload"];
+const ORDERS: [&str; 6] = [
+    "/pin",
+    "/unpin",
+    "/drain",
+    "/undrain",
+    "/reload",
+    "/cache/clear",
+];
 const TEXT: &str = "text/plain; charset=utf-8";
 /// No page of another site may so much as show what is served here.
 const SAME_ORIGIN: (HeaderName, &str) = (

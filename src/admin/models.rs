@@ -40,7 +40,7 @@ pub struct Prewarmed {
 }
 
 /// One model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Model {
     /// Its name, with its tag.
     pub name: String,
@@ -48,6 +48,9 @@ pub struct Model {
     pub digest: String,
     /// Whether it is in memory.
     pub loaded: bool,
+    /// Output tokens a second of its last answer; left out: there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_s: Option<f64>,
 }
 
 /// What an endpoint told.
@@ -58,6 +61,7 @@ pub(super) fn of(endpoint: &Endpoint, show: impl Fn(Timestamp) -> String) -> Opt
         name: model.as_str().to_owned(),
         digest: digest.chars().take(DIGITS).collect(),
         loaded: catalogue.loaded.contains(model),
+        tokens_per_s: endpoint.work.rate(model).map(tenths),
     });
     Some(Models {
         at: show(told.at),
@@ -72,6 +76,11 @@ pub(super) fn of(endpoint: &Endpoint, show: impl Fn(Timestamp) -> String) -> Opt
             })
             .collect(),
     })
+}
+
+/// As exact as people want it.
+fn tenths(rate: f64) -> f64 {
+    (rate * 10.0).round() / 10.0
 }
 
 /// Those of `required` that an endpoint is known to lack.
@@ -110,7 +119,12 @@ impl Models {
     /// For people.
     pub fn show(&self) -> String {
         let loaded = self.models.iter().filter(|model| model.loaded);
-        let loaded: Vec<_> = loaded.map(|model| model.name.as_str()).collect();
+        let loaded: Vec<_> = loaded
+            .map(|model| match model.tokens_per_s {
+                Some(rate) => format!("{} ({rate} tokens/s)", model.name),
+                None => model.name.clone(),
+            })
+            .collect();
         let loaded = if loaded.is_empty() {
             "none".to_owned()
         } else {

@@ -1,5 +1,5 @@
-//! `POST /pin /unpin /drain /undrain /reload`: orders over HTTP, by the functions that the command
-//! line calls.
+//! `POST /pin /unpin /drain /undrain /reload /cache/clear`: orders over HTTP, by the functions that
+//! the command line calls.
 //!
 //! Who gives an order is who the guard found, whatever the body says.
 
@@ -74,6 +74,9 @@ impl Admin {
         };
         if path == "/reload" {
             return self.reload(by);
+        }
+        if path == "/cache/clear" {
+            return self.clear(by, &body);
         }
         let live = self.store.live();
         let order = match order(&path, &body, &live.snapshot, self.clock.now()) {
@@ -166,6 +169,27 @@ impl Admin {
             Outcome::Unchanged => json(StatusCode::OK, &self.outcome("unchanged")),
             Outcome::Rejected(report) => self.undone(Refused::Invalid(Box::new(report)), None),
         }
+    }
+
+    /// Forgets the embeddings of some services, or of all.
+    fn clear(&self, by: &str, body: &Body) -> Answer {
+        let live = self.store.live();
+        let named = body.services.as_deref();
+        let services = live.snapshot.service_ids().filter_map(|service| {
+            let name = live.snapshot.service(service).name.as_str();
+            let wanted = named.is_none_or(|named| named.iter().any(|one| one == name));
+            let cache = live.cache(service).filter(|_| wanted)?;
+            Some((name, cache))
+        });
+        let mut outcome = self.outcome("unchanged");
+        for (name, cache) in services {
+            let (entries, _) = cache.size();
+            cache.clear();
+            "applied".clone_into(&mut outcome.result);
+            (outcome.changes).push(format!("{name}: {entries} embeddings are forgotten"));
+        }
+        info!(by, changes = outcome.changes.join("; "), "cache cleared");
+        json(StatusCode::OK, &outcome)
     }
 
     fn told(&self, status: StatusCode, word: &str, error: Option<String>) -> Answer {

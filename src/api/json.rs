@@ -117,6 +117,11 @@ impl Scanner {
         self.escaped = false;
     }
 
+    /// Whether it is between texts.
+    pub(super) fn is_idle(&self) -> bool {
+        self.depth == 0 && self.state == State::Value
+    }
+
     /// Reads on.
     pub(super) fn feed(&mut self, bytes: &[u8], sink: &mut impl Sink) {
         let mut at = 0;

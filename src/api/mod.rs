@@ -4,6 +4,7 @@
 //! configuration, no time.
 
 pub mod dialect;
+pub mod embed;
 mod http;
 mod json;
 pub mod models;

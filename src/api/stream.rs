@@ -7,10 +7,12 @@
 //! `Responses` with `response.completed`. Invariants: nothing is copied, changed or held back; what
 //! counts is a whole object on a line of its own; memory is bounded, whatever a line's length.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
+use memchr::memmem::Finder;
 
 use super::json::{Scanner, Sink, Value};
 use super::media_type;
@@ -86,6 +88,29 @@ struct Seen {
     usage: Usage,
 }
 
+/// The words one of which is in each line that counts.
+struct Words {
+    native: [Finder<'static>; 2],
+    store: [Finder<'static>; 2],
+    chat: [Finder<'static>; 3],
+    named: [Finder<'static>; 6],
+}
+
+static WORDS: LazyLock<Words> = LazyLock::new(|| Words {
+    native: ["true", "error"].map(Finder::new),
+    store: ["success", "error"].map(Finder::new),
+    chat: ["[DONE]", "error", "usage"].map(Finder::new),
+    named: [
+        "_stop",
+        "completed",
+        "incomplete",
+        "failed",
+        "error",
+        "usage",
+    ]
+    .map(Finder::new),
+});
+
 const FIELD: &[u8] = b"data:";
 const DONE: &[u8] = b"[DONE]";
 
@@ -122,11 +147,31 @@ impl Watcher {
 
     /// A piece passes.
     pub fn see(&mut self, piece: &[u8]) {
+        if self.says_nothing(piece) {
+            return;
+        }
         if matches!(self.seen.dialect, Dialect::Chat | Dialect::Named) {
             self.events(piece);
         } else {
             self.scanner.feed(piece, &mut self.seen);
         }
+    }
+
+    /// Whether a piece is whole lines, or whole events, without a word that counts: almost every
+    /// token is, and is not read any further. Ollama escapes none of these words.
+    fn says_nothing(&self, piece: &[u8]) -> bool {
+        let (words, end): (&[Finder<'_>], &[u8]) = match self.seen.dialect {
+            Dialect::Native => (&WORDS.native, b"}\n"),
+            Dialect::Store => (&WORDS.store, b"}\n"),
+            Dialect::Chat => (&WORDS.chat, b"\n\n"),
+            Dialect::Named => (&WORDS.named, b"\n\n"),
+            Dialect::Whole => return false,
+        };
+        let fresh = matches!(self.line, Line::Field(0)) && self.seen.said.is_none();
+        fresh
+            && self.scanner.is_idle()
+            && piece.ends_with(end)
+            && !words.iter().any(|word| word.find(piece).is_some())
     }
 
     /// How it stands: how it ended, if nothing more comes.
@@ -136,6 +181,17 @@ impl Watcher {
             None if self.is_stream() => Ending::Truncated,
             None => Ending::Complete,
         }
+    }
+
+    /// Whether a model makes it, and not the store of models.
+    pub fn is_answer(&self) -> bool {
+        self.seen.dialect != Dialect::Store
+    }
+
+    /// Whether there is no token in it: a model that was only loaded says so.
+    pub fn is_bare(&self) -> bool {
+        let native = self.seen.dialect == Dialect::Native;
+        native && self.ending() == Ending::Complete && self.usage().tokens_out.is_none()
     }
 
     /// What it told so far.
@@ -250,6 +306,16 @@ impl Sink for Seen {
 }
 
 impl Usage {
+    /// What it took besides its parts: mostly the wait for its turn, which Ollama tells nowhere.
+    pub fn queue(&self) -> Option<Duration> {
+        // Where no part but the load is told, the rest is work.
+        self.answer.or(self.prompt)?;
+        // Parts that took no time are left out.
+        let [load, prompt, answer] =
+            [self.load, self.prompt, self.answer].map(Option::unwrap_or_default);
+        Some(self.total?.saturating_sub(load + prompt + answer))
+    }
+
     fn told(&mut self, key: &[u8], number: u64) {
         let time = Some(Duration::from_nanos(number));
         match key {

@@ -12,8 +12,8 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::snapshot::{
-    Backend, DialWay, Drain, Fallback, HostHeader, Network, Pin, Route, Run, Schedule, Scope,
-    Service, ServiceId, Snapshot, Timeouts, Token, Url,
+    Backend, Cache, DialWay, Drain, Fallback, HostHeader, Network, Pin, Route, Run, Schedule,
+    Scope, Service, ServiceId, Snapshot, Timeouts, Token, Url,
 };
 use crate::api::models::Model;
 use crate::words::units::show_duration;
@@ -319,6 +319,7 @@ fn services(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
                 );
                 changes.value(&at("its limit is"), &limit(before), &limit(service));
                 holds_switch(&subject, before, service, changes);
+                changes.value(&at("its cache has"), &kept(before), &kept(service));
                 let [was, is] = [before, service].map(own);
                 own_address(service, &was, &is, changes);
                 effects(&subject, &before.whole, &service.whole, changes);
@@ -361,6 +362,17 @@ fn names_of(models: &[Model]) -> String {
     } else {
         models.join(", ")
     }
+}
+
+/// The embeddings that are kept, in words.
+fn kept(service: &Service) -> String {
+    service.cache.map_or("nothing".to_owned(), |cache| {
+        let Cache {
+            entries, megabytes, ..
+        } = cache;
+        let ttl = show_duration(cache.ttl);
+        format!("{entries} embeddings in {megabytes} MB for {ttl}")
+    })
 }
 
 /// How many inferences it works on, in words.

@@ -283,6 +283,12 @@ impl Listing<'_> {
             "models",
             Some(models(&service.require)),
         );
+        if let Some(cache) = &service.cache {
+            let (table, path) = (table.table("cache"), format!("{path}.cache"));
+            self.of(table, &path, "entries", cache.entries.to_string());
+            self.of(table, &path, "megabytes", cache.megabytes.to_string());
+            self.of(table, &path, "ttl", quoted(show_duration(cache.ttl)));
+        }
         if table.has("require") {
             let word = IF_NOT_READY[usize::from(!service.holds_switch)];
             self.of(

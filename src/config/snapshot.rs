@@ -269,6 +269,8 @@ pub struct Service {
     pub fallback: Fallback,
     /// Models without which a backend takes no reads and no inference.
     pub require: Vec<Model>,
+    /// How many embeddings are kept.
+    pub cache: Option<Cache>,
     /// Whether a planned switch waits for a backend that is known to lack them.
     pub holds_switch: bool,
     /// Models that are loaded before they are asked for.
@@ -285,6 +287,17 @@ pub struct Service {
     pub listen: Option<SocketAddr>,
     /// The route of requests that come there: path `/`.
     pub whole: Route,
+}
+
+/// How many embeddings are kept, and how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cache {
+    /// So many.
+    pub entries: u16,
+    /// In so many millions of bytes.
+    pub megabytes: u16,
+    /// For so long.
+    pub ttl: Duration,
 }
 
 /// Whom inference prefers among the backends that may take it.

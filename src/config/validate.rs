@@ -7,6 +7,7 @@
 mod addresses;
 mod admin;
 mod backends;
+mod cache;
 mod effects;
 mod load;
 mod orders;

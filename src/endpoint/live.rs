@@ -21,6 +21,7 @@ use super::lost::Lost;
 use super::models::Models;
 use super::pace::Pace;
 use super::slots::Slots;
+use super::work::Work;
 use crate::api;
 use crate::config::snapshot::{Network, Url};
 use crate::metrics::Metrics;
@@ -70,6 +71,8 @@ pub struct Endpoint {
     pub lost: Lost,
     /// Its models.
     pub models: Models,
+    /// What they took.
+    pub work: Work,
     /// Its places for inference. Of the data thread only, but for looks at how busy it is.
     pub slots: Slots,
     /// Metric handles.
@@ -191,6 +194,7 @@ impl Endpoint {
             machine,
             lost: Lost::new(),
             models: Models::default(),
+            work: Work::default(),
             slots: Slots::default(),
             probe_wanted: Notify::new(),
             answered: Stamp::never(),

@@ -49,9 +49,14 @@ impl Models {
         self.told.load_full()
     }
 
-    /// It told this.
-    pub fn tell(&self, told: Option<Told>) {
-        self.told.store(told.map(Arc::new));
+    /// It told this. Whether it has no longer what it had under some name: another model, or none.
+    pub fn tell(&self, told: Option<Told>) -> bool {
+        let told = told.map(Arc::new);
+        let before = self.told.swap(told.clone());
+        let now = told.as_ref().map(|told| &told.catalogue.models);
+        let had = before.iter().flat_map(|told| &told.catalogue.models);
+        let gone = |(model, digest)| now.and_then(|now| now.get(model)) != Some(digest);
+        had.into_iter().any(gone)
     }
 
     /// Its digest of a model, `None` if it has none of that name; nothing if that is not known.

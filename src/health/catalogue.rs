@@ -66,7 +66,7 @@ impl Prober {
         match asked {
             Ok(catalogue) => {
                 let at = self.clock.now();
-                endpoint.models.tell(Some(Told { catalogue, at }));
+                self.told(endpoint, Some(Told { catalogue, at }));
             }
             Err(Trouble::Lost(why)) => {
                 debug!(service = %key.service, backend = %key.backend, why, "its models were not told");
@@ -75,8 +75,23 @@ impl Prober {
                 if endpoint.models.told().is_some() {
                     warn!(service = %key.service, backend = %key.backend, why, "its models are not known any more");
                 }
-                endpoint.models.tell(None);
+                self.told(endpoint, None);
             }
+        }
+    }
+
+    /// What was kept of a model is not of another one under its name.
+    fn told(&self, endpoint: &Endpoint, told: Option<Told>) {
+        if !endpoint.models.tell(told) {
+            return;
+        }
+        let live = self.store.live();
+        let kept = live.snapshot.service_ids().find_map(|service| {
+            let named = live.snapshot.service(service).name == endpoint.key.service;
+            live.cache(service).filter(|_| named)
+        });
+        if let Some(cache) = kept {
+            cache.clear();
         }
     }
 

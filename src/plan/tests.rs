@@ -78,6 +78,7 @@ fn service(id: ServiceId, name: &str, kind: Kind, port: u16, fallback: Fallback)
         kind,
         port,
         fallback,
+        cache: None,
         require: Vec::new(),
         holds_switch: true,
         prewarm: Vec::new(),

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::api::models::Model;
+use crate::cache::{self, Caches, Embeddings};
 use crate::config::snapshot::{BackendId, Policy, ServiceId, Snapshot};
 use crate::config::{self, Report};
 use crate::endpoint::live::Endpoint;
@@ -33,6 +34,8 @@ pub struct Live {
     pub snapshot: Snapshot,
     /// By service, in the order of the service's backends.
     pub endpoints: Endpoints,
+    /// By service, where embeddings are kept.
+    pub caches: Caches,
 }
 
 /// The configuration in use.
@@ -88,6 +91,11 @@ pub struct Asked<'m> {
 }
 
 impl Live {
+    /// The embeddings of a service that are kept.
+    pub fn cache(&self, service: ServiceId) -> Option<&Arc<Embeddings>> {
+        self.caches.get(service.0)?.as_ref()
+    }
+
     /// The endpoint of `service` on `backend`, which offers it.
     pub fn endpoint(&self, service: ServiceId, backend: BackendId) -> Option<&Arc<Endpoint>> {
         let place = self.snapshot.service(service).place_of(backend)?;
@@ -173,6 +181,7 @@ impl Store {
     pub fn new(mut snapshot: Snapshot, metrics: Arc<Metrics>, clock: Clock) -> Self {
         snapshot.generation = 1;
         let endpoints = reconcile(&snapshot, &Vec::new(), &metrics);
+        let caches = cache::reconcile(&snapshot, &Vec::new(), &metrics);
         let reloads = Reloads {
             applied_at: clock.now(),
             rejected: None,
@@ -182,6 +191,7 @@ impl Store {
             live: ArcSwap::from_pointee(Live {
                 snapshot,
                 endpoints,
+                caches,
             }),
             changes: watch::Sender::new(1),
             reloads: Mutex::new(reloads),
@@ -230,9 +240,11 @@ impl Store {
         );
         let generation = snapshot.generation;
         let endpoints = reconcile(&snapshot, &before.endpoints, &self.metrics);
+        let caches = cache::reconcile(&snapshot, &before.caches, &self.metrics);
         self.live.store(Arc::new(Live {
             snapshot,
             endpoints,
+            caches,
         }));
         self.remember(&before.snapshot, generation, changes.clone());
         self.count_applied();

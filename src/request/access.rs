@@ -19,6 +19,7 @@ use prometheus::IntCounter;
 use serde::Serialize;
 
 use super::trace::Trace;
+use super::worked::Worked;
 use crate::config::Environment;
 use crate::metrics::Metrics;
 
@@ -75,6 +76,9 @@ pub struct Entry<'a> {
     /// How a model's stream ended: `complete`, `truncated`, `error-in-stream` or `cancelled`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream: Option<&'static str>,
+    /// What a model's answer took.
+    #[serde(flatten)]
+    pub work: Option<Worked<'a>>,
     /// The trace that its client says it belongs to, where that is logged.
     #[serde(skip)]
     pub trace: Option<Trace>,
@@ -305,6 +309,10 @@ impl Entry<'_> {
             service: own(&self.service),
             backend: own(&self.backend),
             reason: own(&self.reason),
+            work: self.work.as_ref().map(|work| Worked {
+                model: own(&work.model),
+                ..*work
+            }),
             ..*self
         }
     }
@@ -360,6 +368,9 @@ impl Entry<'_> {
         if let Some(stream) = self.stream {
             text(to, b",\"stream\":\"", stream);
             to.push(b'"');
+        }
+        if let Some(work) = &self.work {
+            work.append(to);
         }
         to.push(b'}');
     }
@@ -418,7 +429,7 @@ impl Millis {
         self.micros as f64 / 1e3
     }
 
-    fn append(self, to: &mut Vec<u8>) {
+    pub(super) fn append(self, to: &mut Vec<u8>) {
         number(to, b"", self.micros / 1000);
         fraction(to, self.micros % 1000, 3, 1);
     }
@@ -513,6 +524,17 @@ pub(super) mod tests {
                 ms: Millis { micros },
             }),
             stream: (micros > 1000).then_some("truncated"),
+            work: (micros > 10).then(|| Worked {
+                model: "kim/\"x\":latest".into(),
+                first_token_ms: Some(Millis { micros }),
+                tokens_in: Some(micros),
+                tokens_out: None,
+                token_ms: Some(Millis { micros }),
+                tokens_per_s: Some(0),
+                load_ms: (micros > 100).then_some(Millis { micros }),
+                prompt_ms: Some(Millis { micros: 1 }),
+                queue_ms: None,
+            }),
             trace: None,
         }
     }

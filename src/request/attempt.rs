@@ -481,7 +481,7 @@ async fn read_exists(mut answered: Answered) -> Result<Answered, Failure> {
     let empty = Coming::Read(Bytes::new());
     let bytes = match std::mem::replace(answered.response.body_mut(), empty) {
         Coming::Read(bytes) => bytes,
-        Coming::Stream(body) => whole(body).await?,
+        Coming::Stream(body) | Coming::Begun(_, body) => whole(body).await?,
     };
     if api::says_not_there(&bytes) {
         return Err(Failure::answering(

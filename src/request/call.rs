@@ -141,6 +141,18 @@ impl<'a> Call<'a> {
         lead(&self.live.snapshot, service, self.meaning, known, now)
     }
 
+    /// What its model is, bit by bit, where it would be sent now; or where it would be, if nobody
+    /// can be asked.
+    pub(super) fn digest(&self) -> Option<String> {
+        let (service, model) = (self.route.service, self.model.as_ref()?);
+        let plan = self.plan();
+        let first = plan.candidates.first();
+        let backend = first.map_or(plan.active.backend, |first| first.backend);
+        let models = &self.live.endpoint(service, backend)?.models;
+        let digest = models.digest(model, |digest| digest.map(str::to_owned));
+        digest.flatten().filter(|digest| !digest.is_empty())
+    }
+
     fn asked(&self, now: Timestamp) -> Asked<'_> {
         let model = self.model.as_ref();
         (self.live).asked(self.route.service, self.meaning, model, now)

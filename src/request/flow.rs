@@ -14,7 +14,7 @@ use super::peer::Peer;
 use super::record::Record;
 use super::rules::{self, Refusal};
 use super::stream::Downstream;
-use super::{Proxy, headers, payload, respond, token, tunnel};
+use super::{Proxy, embeddings, headers, payload, respond, token, tunnel};
 use crate::api::models::{model_of, names_model};
 use crate::plan::route::upstream_path;
 use crate::words::outcome::{Failure, Kind};
@@ -102,12 +102,17 @@ async fn forward(
     }
     if named {
         call.model = model_of(call.meaning, payload.held_bytes());
+        record.asks(call.model.as_ref());
     }
     let call = &call;
     if payload.is_stream() {
         call.peer.body_waits();
     }
     record.read(payload.held(), payload.body.passed());
+    if let Some(asked) = embeddings::asked(call, &parts, &payload) {
+        // Boxed, so that all others do not carry the room for it.
+        return Box::pin(embeddings::serve(call, asked, &parts, &payload, record)).await;
+    }
     let outbound = Outbound::new(
         call,
         parts.method,
@@ -128,7 +133,7 @@ async fn forward(
 }
 
 /// The attempt loop within `total`, where there is one, for as long as the client is there.
-async fn answer_in_time(
+pub(super) async fn answer_in_time(
     call: &Call<'_>,
     outbound: Outbound,
     record: &mut Record,
@@ -153,7 +158,7 @@ async fn answer_in_time(
     }
 }
 
-async fn total_passed(call: &Call<'_>) {
+pub(super) async fn total_passed(call: &Call<'_>) {
     match call.total {
         Some(total) => {
             call.patient().await;

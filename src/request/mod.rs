@@ -16,6 +16,7 @@ mod call;
 mod cloud;
 mod connect;
 pub mod door;
+mod embeddings;
 mod flow;
 mod gate;
 pub mod head_timer;
@@ -32,6 +33,7 @@ mod stream;
 mod token;
 mod trace;
 mod tunnel;
+mod worked;
 
 use std::sync::Arc;
 

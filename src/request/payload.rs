@@ -138,7 +138,7 @@ async fn next(call: &Call<'_>, body: &mut Incoming) -> Result<Option<Next>, Fail
 }
 
 /// Returns when a body has paused for too long.
-async fn paused(call: &Call<'_>) {
+pub(super) async fn paused(call: &Call<'_>) {
     let began = Instant::now();
     call.patient().await;
     Box::pin(Deadline::since(began, call.idle_bound()).passed()).await;
@@ -187,6 +187,17 @@ impl Payload {
     /// Whether it is sent as it comes, once.
     pub(super) fn is_stream(&self) -> bool {
         matches!(self.body, Outgoing::Stream { .. })
+    }
+
+    /// Another one, made of it.
+    pub(super) fn instead(&self, bytes: Bytes) -> Self {
+        Self {
+            body: Outgoing::Whole(bytes),
+            reserved: Reserved {
+                bytes: 0,
+                budget: self.reserved.budget.clone(),
+            },
+        }
     }
 
     /// What was read of it.

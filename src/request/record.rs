@@ -21,10 +21,13 @@ use super::call::Call;
 use super::queue::Queued;
 use super::rules::Refusal;
 use super::trace::Trace;
-use crate::api::models::changes_models;
+use super::worked::Worked;
+use crate::api::models::{Model, changes_models};
 use crate::api::stream::{Ending, Watcher};
 use crate::endpoint::live::Endpoint;
 use crate::endpoint::slots::Slot;
+use crate::endpoint::work::Done;
+use crate::metrics::OTHER;
 use crate::plan::reason::Reason;
 use crate::words::names::ServiceName;
 use crate::words::outcome::{Failure, Kind, Phase, Side};
@@ -77,6 +80,10 @@ pub(super) struct Record {
     sample: u16,
     /// How a model's stream stood when it was last looked at.
     stream: Option<Ending>,
+    /// The model that it asks for.
+    model: Option<Model>,
+    /// What a model's answer took.
+    work: Option<Box<Work>>,
     /// How it stood in line for a place at the backend.
     queued: Option<Queued>,
     /// Its place there.
@@ -84,6 +91,14 @@ pub(super) struct Record {
     /// The models of its endpoint may be others afterwards.
     restocks: bool,
     ended: bool,
+}
+
+/// What a model's answer took, and when its first piece came.
+struct Work {
+    first: Option<Instant>,
+    /// The name of the model, as it may be shown.
+    model: Cow<'static, str>,
+    done: Done,
 }
 
 impl Record {
@@ -109,6 +124,8 @@ impl Record {
             trace: None,
             sample: 1,
             stream: None,
+            model: None,
+            work: None,
             queued: None,
             slot: None,
             restocks: false,
@@ -259,14 +276,42 @@ impl Record {
         self.write(End::Refused, Instant::now());
     }
 
+    /// It is answered with what is kept.
+    pub(super) fn kept(mut self, bytes: usize) {
+        let now = Instant::now();
+        self.status = StatusCode::OK.as_u16();
+        self.reason = Cow::Borrowed("cache");
+        self.first_byte = Some(now.saturating_duration_since(self.began));
+        self.bytes_out = bytes as u64;
+        self.write(End::Complete, now);
+    }
+
     /// A piece of the answer passed.
     pub(super) fn passed(&mut self, bytes: usize) {
         self.bytes_out += bytes as u64;
     }
 
-    /// What was read along of its answer.
-    pub(super) fn watched(&mut self, watcher: &Watcher) {
+    /// It asks for this model.
+    pub(super) fn asks(&mut self, model: Option<&Model>) {
+        self.model = model.cloned();
+    }
+
+    /// What was read along of its answer, whose first piece came then.
+    pub(super) fn watched(&mut self, watcher: &Watcher, first: Option<Instant>) {
         self.stream = watcher.is_stream().then(|| watcher.ending());
+        if !watcher.is_answer() {
+            return;
+        }
+        let (usage, first) = (watcher.usage(), first.filter(|_| !watcher.is_bare()));
+        self.work = Some(Box::new(Work {
+            first,
+            model: Cow::Borrowed(OTHER),
+            done: Done {
+                first_token: first.map(|first| first.saturating_duration_since(self.began)),
+                streamed: None,
+                usage,
+            },
+        }));
     }
 
     /// It ended.
@@ -296,6 +341,7 @@ impl Record {
             endpoint.models.want();
         }
         let took = now.saturating_duration_since(self.began);
+        self.add_work(now);
         self.count(end, took);
         let well = end == End::Complete && self.status < 400;
         if let (true, Some(slot)) = (well, &self.slot) {
@@ -332,6 +378,10 @@ impl Record {
                 ms: Millis::of(queued.wait()),
             }),
             stream: self.stream.map(|stream| stream_word(stream, end)),
+            work: self
+                .work
+                .as_ref()
+                .map(|work| Worked::of(&work.model, &work.done)),
             trace: self.trace,
         }
     }
@@ -343,6 +393,23 @@ impl Record {
         if let Some(endpoint) = &self.endpoint {
             endpoint.handles.request_bytes.inc_by(bytes);
         }
+    }
+
+    /// Counts what its model took, under a name that its endpoint told.
+    fn add_work(&mut self, now: Instant) {
+        let (Some(work), Some(endpoint)) = (&mut self.work, &self.endpoint) else {
+            return;
+        };
+        let since = |first| now.saturating_duration_since(first);
+        work.done.streamed = work.first.map(since);
+        let has = |model: &&Model| {
+            let there = endpoint.models.digest(model, |digest| digest.is_some());
+            there == Some(true)
+        };
+        let model = self.model.as_ref().filter(has);
+        let metrics = &self.proxy.metrics;
+        let label = (endpoint.work).done(metrics, &endpoint.key, model, &work.done);
+        work.model = Cow::Owned(label);
     }
 
     fn count(&self, end: End, took: Duration) {

@@ -34,7 +34,7 @@ use crate::words::units::show_duration;
 const BACKEND: HeaderName = HeaderName::from_static("x-tailhop-backend");
 /// What nginx and others take for an order not to hold a stream back.
 const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
-const REASON: HeaderName = HeaderName::from_static("x-tailhop-reason");
+pub(super) const REASON: HeaderName = HeaderName::from_static("x-tailhop-reason");
 /// How it stood in line for the backend.
 const QUEUE: HeaderName = HeaderName::from_static("x-tailhop-queue");
 /// RFC 6750.

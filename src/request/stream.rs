@@ -30,6 +30,8 @@ pub(super) enum Coming {
     Stream(Incoming),
     /// Read already.
     Read(Bytes),
+    /// Read in part.
+    Begun(Bytes, Incoming),
 }
 
 /// The body of an answer to the client.
@@ -51,6 +53,8 @@ pub(super) struct Passing {
     look: Timer,
     /// Reads a model's answer along.
     watcher: Option<Box<Watcher>>,
+    /// When the first piece of a model's stream came.
+    first: Option<Instant>,
     /// Why it is broken off, as soon as what came before was sent.
     breaks: Option<Failure>,
 }
@@ -73,6 +77,7 @@ impl Passing {
             peer,
             look: None,
             watcher: None,
+            first: None,
             breaks: None,
         }
     }
@@ -91,6 +96,10 @@ impl Passing {
             Poll::Ready(Some(Ok(frame))) => {
                 if let (Some(watcher), Some(piece)) = (&mut self.watcher, frame.data_ref()) {
                     watcher.see(piece);
+                    let begins = self.first.is_none() && watcher.is_stream();
+                    if begins && watcher.ending() != Ending::Error {
+                        self.first = Some(Instant::now());
+                    }
                 }
                 let length = frame.data_ref().map_or(0, Bytes::len);
                 if let Some(now) = self.watch.progressed() {
@@ -208,7 +217,7 @@ impl Passing {
     fn close(&mut self) -> Option<Record> {
         let mut record = self.record.take()?;
         if let Some(watcher) = &self.watcher {
-            record.watched(watcher);
+            record.watched(watcher, self.first);
         }
         Some(record)
     }
@@ -229,7 +238,10 @@ impl Coming {
         match self {
             Self::Stream(body) => Pin::new(body).poll_frame(cx),
             Self::Read(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Self::Read(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Begun(bytes, body) if bytes.is_empty() => Pin::new(body).poll_frame(cx),
+            Self::Read(bytes) | Self::Begun(bytes, _) => {
+                Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))))
+            }
         }
     }
 
@@ -237,6 +249,7 @@ impl Coming {
         match self {
             Self::Stream(body) => body.is_end_stream(),
             Self::Read(bytes) => bytes.is_empty(),
+            Self::Begun(bytes, body) => bytes.is_empty() && body.is_end_stream(),
         }
     }
 
@@ -244,6 +257,8 @@ impl Coming {
         match self {
             Self::Stream(body) => body.size_hint(),
             Self::Read(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            // The length is in the head, or there is none.
+            Self::Begun(..) => SizeHint::default(),
         }
     }
 }

@@ -3,6 +3,8 @@
     TAILHOP_URL         the app's address, default http://127.0.0.1:8484
     TAILHOP_ADMIN_URL   the admin address, default http://127.0.0.1:9484
     TAILHOP_MODEL       an Ollama model that chats and embeds, default tiny
+    TAILHOP_SLOW_MODEL  one whose tokens take milliseconds, for test_models.py
+    TAILHOP_KEPT        the path of a service with a cache, for the same
     TAILHOP_OLLAMA_PORT, TAILHOP_QDRANT_PORT
                         of the services' own addresses, default 11434 and 6333
 """

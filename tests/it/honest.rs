@@ -154,6 +154,20 @@ async fn a_client_that_reads_late_gets_every_line_before_the_break() {
     stage.ends_clean().await;
 }
 
+/// As long as Ollama's own client takes, over any number of reads.
+#[tokio::test(start_paused = true)]
+async fn a_line_of_eight_megabytes_passes_as_it_came_and_is_understood() {
+    let text = "true,\\\"error\\\"".repeat(8_000_000 / 14);
+    for (said, end) in [("true", "complete"), ("false", "truncated")] {
+        let line = format!("{{\"response\":\"{text}\",\"done\":{said}}}\n");
+        let (stage, got) = asked(stream(NDJSON, &[TOKEN, line.as_bytes()]), CHAT).await;
+        assert!(got.body == [TOKEN, line.as_bytes()].concat(), "changed");
+        assert_eq!(got.whole, end == "complete");
+        assert_eq!(written(&stage).await, (end, Some(end)));
+        stage.ends_clean().await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_no_stream_of_a_model_passes_as_it_came() {
     let head =

@@ -4,6 +4,7 @@
 
 mod admin;
 mod attacks;
+mod cache;
 mod candidates;
 mod chaos;
 mod dial;
@@ -35,3 +36,4 @@ mod tls;
 mod token;
 mod tunnel;
 mod upgrade;
+mod work;

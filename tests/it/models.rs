@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use tailhop::words::clock::Clock;
 
-use crate::support::app::{App, Macs, Metrics, Stage, stage};
+use crate::support::app::{App, Macs, Metrics, Stage, stage, stage_with};
 use crate::support::client::Answer;
 use crate::support::time::{Held, soon};
 use crate::support::upstream::{Act, Gate, accept_then_silence, answer, gated, raw};
@@ -18,12 +18,20 @@ const TINY: &[u8] = b"{\"model\":\"tiny\"}";
 const A_WHILE: Duration = Duration::from_secs(20);
 
 /// Both Macs up, with these models; the first one is active.
-async fn knowing(models: [&[(&str, &str)]; 2]) -> Stage {
+pub(crate) async fn knowing(models: [&[(&str, &str)]; 2]) -> Stage {
     knowing_with(models, "").await
 }
 
-async fn knowing_with(models: [&[(&str, &str)]; 2], more: &str) -> Stage {
-    let stage = stage(more).await;
+pub(crate) async fn knowing_with(models: [&[(&str, &str)]; 2], more: &str) -> Stage {
+    knowing_as(models, more, &[]).await
+}
+
+pub(crate) async fn knowing_as(
+    models: [&[(&str, &str)]; 2],
+    more: &str,
+    environment: &[(&str, &str)],
+) -> Stage {
+    let stage = stage_with(more, environment).await;
     for (mac, models) in stage.macs.ollama.iter().zip(models) {
         mac.models(models);
     }

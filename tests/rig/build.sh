@@ -5,7 +5,7 @@
 #   headscale  a control server that honours keys and logout
 #   python   a virtual environment with tests/clients/requirements.txt
 #   ollama   a real Ollama, CPU only, without audio
-#   model    the model `tiny`, as an OLLAMA_MODELS folder
+#   model    the models `tiny` and `slow`, as an OLLAMA_MODELS folder
 #   browser  what drives Chromium and judges a page, from tests/browser/package-lock.json
 #
 #   tests/rig/build.sh [PART ..]      no PART: all of them
@@ -108,7 +108,9 @@ build_model() {
     work=$1/work
     mkdir "$work"
     cp "$here/Modelfile" "$work"
+    sed 's/tiny/slow/' "$here/Modelfile" >"$work/Modelfile.slow"
     "$python" "$here/tiny_gguf.py" "$work/tiny.gguf"
+    "$python" "$here/tiny_gguf.py" "$work/slow.gguf" slow
 
     HOME=$work OLLAMA_MODELS=$1/models OLLAMA_HOST=127.0.0.1:0 "$ollama" serve 2>"$work/log" &
     # Global, because the trap runs when this function is gone.
@@ -116,6 +118,7 @@ build_model() {
     trap 'kill "$server" 2>/dev/null || true' EXIT
     address=$(address_of_ollama "$work/log") || die "ollama did not start: $(tail -n 3 "$work/log")"
     (cd "$work" && HOME=$work OLLAMA_HOST=$address "$ollama" create tiny -f Modelfile)
+    (cd "$work" && HOME=$work OLLAMA_HOST=$address "$ollama" create slow -f Modelfile.slow)
     kill "$server"
     wait "$server" || true
     trap - EXIT

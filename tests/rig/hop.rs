@@ -41,7 +41,8 @@ pub(crate) struct Routing {
     pub(crate) switch_at: String,
     /// Whether the services have addresses of their own.
     pub(crate) own_addresses: bool,
-    /// Whether there is an object store on both Macs.
+    /// Whether there is what the Python clients want besides: an object store on both Macs, and
+    /// embeddings that are kept.
     pub(crate) store: bool,
     /// `admin.tailnet`; with somebody there, the data address is on 127.0.0.2.
     pub(crate) admins: Vec<String>,
@@ -222,6 +223,7 @@ impl Routing {
             let listen = format!("listen = \"{address}\"");
             own_addresses.then_some(listen).unwrap_or_default()
         };
+        let cache = if *store { "cache = {}, " } else { "" };
         let store = store.then(routes_with_store).unwrap_or_default();
         let socket = rig.cr.socket();
         format!(
@@ -244,7 +246,7 @@ impl Routing {
             mac-dev1   = {{ host = "{second}" }}
 
             [services]
-            ollama = {{ {ollama} }}
+            ollama = {{ {cache}{ollama} }}
             qdrant = {{ {qdrant} }}
             {store}
             {head}

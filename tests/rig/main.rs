@@ -442,6 +442,49 @@ fn python_clients_work_over_the_tailnet() {
     });
 }
 
+/// Ollama itself ends such an answer cleanly.
+#[test]
+fn a_chat_whose_runner_is_killed_never_ends_cleanly() {
+    on_rig(async |rig| {
+        rig.mac1.switch_off().await;
+        rig.mac2.switch_off().await;
+        let services = match python::Services::start(rig) {
+            Ok(services) => services,
+            Err(missing) => return parts::skip(&missing),
+        };
+        let hop = Hop::start(rig, &Routing::default()).await;
+        let chat = r#"{"model":"slow","messages":[{"role":"user","content":"hi"}],
+            "options":{"num_predict":400}}"#;
+        for (path, body) in [
+            ("/ollama/api/chat", chat.to_owned()),
+            (
+                "/ollama/v1/chat/completions",
+                chat.replace(
+                    "\"options\":{\"num_predict\":400}",
+                    "\"max_tokens\":400,\"stream\":true",
+                ),
+            ),
+        ] {
+            let heads = "tailhop_response_first_byte_seconds_count";
+            let before = hop.metric(heads, "ollama").await;
+            let answer = client::send_for_pieces(DATA, Method::POST, path, &body);
+            let killed = eventually("it streams", Duration::from_secs(30), async || {
+                let streams = hop.metric(heads, "ollama").await > before;
+                (streams && services.kill_runner()).then_some(())
+            });
+            let (answer, ()) = tokio::join!(answer, killed);
+            let why = answer
+                .map(|(answer, _)| answer.status)
+                .expect_err("no clean end");
+            tell(&format!("{path}: {}", why.0));
+        }
+        let ends = "tailhop_streams_total";
+        let bad = hop.metric(ends, "truncated").await + hop.metric(ends, "error-in-stream").await;
+        assert!((bad - 2.0).abs() < 0.1, "{bad} of 2\n{hop}");
+        assert!(hop.metric(ends, "complete").await < 0.1, "{hop}");
+    });
+}
+
 /// Returns when a cheap read is answered by this Mac, and how long that took.
 async fn until_served_by(hop: &Hop, mac: &str, within: Duration) -> Duration {
     let started = tokio::time::Instant::now();

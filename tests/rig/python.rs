@@ -3,9 +3,12 @@
 //! Owns the servers on both Macs, in the places of the scripted ones, and the pytest run in the
 //! container.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::client;
 use super::hop::{ADMIN, BUCKET, DATA, OWN_OLLAMA, OWN_QDRANT, STORAGE};
@@ -20,7 +23,7 @@ use super::wait::eventually;
 #[derive(Debug)]
 pub(crate) struct Services {
     python: PathBuf,
-    _servers: Vec<Process>,
+    servers: Vec<Process>,
 }
 
 /// How a pytest run went.
@@ -43,7 +46,9 @@ impl Services {
         let mut servers = Vec::new();
         for node in [&rig.m1, &rig.m2] {
             let folder = rig.folder.join(format!("services-{}", node.host.name));
-            copy_folder(&model, &folder.join("models")).expect("the model can be copied");
+            // Another test may have left its own.
+            let _ = std::fs::remove_dir_all(folder.join("models"));
+            link_folder(&model, &folder.join("models")).expect("the model can be copied");
             let model_server = start_ollama(&node.host, &ollama, &folder);
             let [stand_in, storage] = start_stand_ins(&node.host, &python, &folder);
             until_answering(&node.host, &model_server, OLLAMA, "/api/version");
@@ -51,10 +56,24 @@ impl Services {
             until_listening(&node.host, &storage);
             servers.extend([model_server, stand_in, storage]);
         }
-        Ok(Self {
-            python,
-            _servers: servers,
-        })
+        Ok(Self { python, servers })
+    }
+
+    /// Kills the process in which the first Mac's Ollama runs a model; whether there was one.
+    pub(crate) fn kill_runner(&self) -> bool {
+        let server = self.servers[0].id().to_string();
+        let is_child = |stat: &str| {
+            let (_, rest) = stat.rsplit_once(") ")?;
+            (rest.split(' ').nth(1)? == server).then_some(())
+        };
+        let processes = std::fs::read_dir("/proc").expect("there are processes");
+        let runner = processes.flatten().find_map(|process| {
+            let stat = std::fs::read_to_string(process.path().join("stat")).ok()?;
+            is_child(&stat)?;
+            process.file_name().to_str()?.parse().ok()
+        });
+        let runner = runner.and_then(Pid::from_raw);
+        runner.is_some_and(|runner| kill_process(runner, Signal::KILL).is_ok())
     }
 
     /// Runs every test of `tests/clients` in the container, where tailhop must be running.
@@ -74,12 +93,14 @@ impl Services {
             .env("TAILHOP_OLLAMA_PORT", port(OWN_OLLAMA))
             .env("TAILHOP_QDRANT_PORT", port(OWN_QDRANT))
             .env("TAILHOP_BUCKET", BUCKET)
+            .env("TAILHOP_KEPT", "/ollama")
+            .env("TAILHOP_SLOW_MODEL", "slow")
             .envs(std::env::var_os("TAILHOP_UPDATE_GOLDEN").map(|on| ("TAILHOP_UPDATE_GOLDEN", on)))
             .args(["-m", "pytest", "-v", "-p", "no:cacheprovider", "--color=no"])
             .arg(clients());
         let log = home.join("log");
         let mut pytest = Process::start(&rig.cr.host, &mut command, &log).expect("pytest starts");
-        let status = pytest.end(Duration::from_mins(2)).await;
+        let status = pytest.end(Duration::from_mins(4)).await;
         Tests {
             passed: status.success(),
             said: pytest.log(),
@@ -152,14 +173,19 @@ fn clients() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
 }
 
-fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
+/// The same files, which Ollama never writes to, in a folder of its own.
+fn link_folder(from: &Path, to: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
         let target = to.join(entry.file_name());
         if entry.file_type()?.is_dir() {
-            copy_folder(&entry.path(), &target)?;
-        } else {
+            link_folder(&entry.path(), &target)?;
+        } else if let Err(error) = std::fs::hard_link(entry.path(), &target) {
+            // A copy onto itself would empty it.
+            if error.kind() != ErrorKind::CrossesDevices {
+                return Err(error);
+            }
             std::fs::copy(entry.path(), target)?;
         }
     }

@@ -1,10 +1,12 @@
-"""Write a llama model of half a megabyte: random weights, real format.
+"""Write a llama model of half a megabyte, or a slow one of 240: random weights, real format.
 
-Owns the file that `ollama create tiny` imports. The model says nothing sensible and does so in
+Owns the files that `ollama create` imports. The model says nothing sensible and does so in
 milliseconds, which is what a proxy's tests need: a real server, real streams, no download. The
 random numbers are seeded, so every machine builds the same bytes and the same digest.
 
-    python tiny_gguf.py OUTPUT.gguf
+    python tiny_gguf.py OUTPUT.gguf [slow]
+
+The slow one takes some 20 ms a token, on two cores.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-LAYERS, WIDTH, FEED_FORWARD = 2, 64, 128
-HEADS, KV_HEADS = 4, 2
+SLOW = sys.argv[2:] == ["slow"]
+LAYERS, WIDTH, FEED_FORWARD = (6, 768, 3072) if SLOW else (2, 64, 128)
+HEADS, KV_HEADS = (12, 6) if SLOW else (4, 2)
 CONTEXT = 512
 
 SPECIALS = ["<unk>", "<s>", "</s>"]
@@ -37,7 +40,7 @@ def main(output: Path) -> None:
 
 
 def describe(writer: gguf.GGUFWriter) -> None:
-    writer.add_name("tiny")
+    writer.add_name("slow" if SLOW else "tiny")
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)

@@ -9,15 +9,30 @@ const QUERY: &str = concat!(
     r#"-0.2425,0.2627,0.2829,-0.3031,0.3233,0.3435,-0.3637,0.3839],"limit":10,"#,
     r#""with_payload":true,"filter":{"must":[{"key":"year","range":{"gte":2020}}]}}"#
 );
+/// What asks for an embedding.
+const TEXT: &str = r#"{"model":"tiny","input":"a text of a paper, of which the vector is wanted"}"#;
 const HEADERS: &str = "user-agent: python-httpx/0.28\r\naccept: */*\r\naccept-encoding: gzip\r\n";
+
+/// A chat of 2 KB.
+fn chat() -> String {
+    let words = "words of a conversation that goes on ".repeat(53);
+    format!(
+        r#"{{"model":"tiny","messages":[{{"role":"user","content":"{words}"}}],"stream":true}}"#
+    )
+}
 
 /// A request as the usual clients write it; with a body if it is a POST.
 pub(crate) fn request(method: &str, target: &str) -> Vec<u8> {
     let head = format!("{method} {target} HTTP/1.1\r\nhost: localhost:8484\r\n{HEADERS}");
+    let body = match target {
+        _ if target.ends_with("?whole") => chat(),
+        _ if target.ends_with("/api/embed") => TEXT.to_owned(),
+        _ => QUERY.to_owned(),
+    };
     match method {
         "POST" => format!(
-            "{head}content-type: application/json\r\ncontent-length: {}\r\n\r\n{QUERY}",
-            QUERY.len()
+            "{head}content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
         ),
         _ => format!("{head}\r\n"),
     }
@@ -30,7 +45,7 @@ pub(crate) struct Inbox {
     bytes: Vec<u8>,
 }
 
-/// A head and the whole body behind it, as counted by `content-length`.
+/// A head and the whole body behind it, as counted by `content-length`, or by its chunks.
 pub(crate) struct Message {
     /// The first line.
     pub(crate) line: String,
@@ -46,12 +61,36 @@ impl Inbox {
             }
             self.more(stream).await?;
         };
-        let (line, body) = (first_line(&self.bytes), length(&self.bytes[..end]));
+        let line = first_line(&self.bytes);
+        if is_chunked(&self.bytes[..end]) {
+            self.bytes.drain(..end);
+            let body = self.chunks(stream).await?;
+            return Some(Message { line, body });
+        }
+        let body = length(&self.bytes[..end]);
         while self.bytes.len() < end + body {
             self.more(stream).await?;
         }
         self.bytes.drain(..end + body);
         Some(Message { line, body })
+    }
+
+    /// Reads chunks to their end; how much was in them.
+    async fn chunks(&mut self, stream: &mut TcpStream) -> Option<usize> {
+        let mut body = 0;
+        loop {
+            let line = self.line(stream).await?;
+            let size = std::str::from_utf8(&line).ok()?.trim();
+            let size = usize::from_str_radix(size, 16).ok()?;
+            while self.bytes.len() < size + 2 {
+                self.more(stream).await?;
+            }
+            self.bytes.drain(..size + 2);
+            body += size;
+            if size == 0 {
+                return Some(body);
+            }
+        }
     }
 
     /// The next line; `None`: the other side ended.
@@ -74,6 +113,11 @@ impl Inbox {
 fn first_line(head: &[u8]) -> String {
     let end = find(head, b"\r\n").unwrap_or(head.len());
     String::from_utf8_lossy(&head[..end]).into_owned()
+}
+
+fn is_chunked(head: &[u8]) -> bool {
+    let head = head.to_ascii_lowercase();
+    find(&head, b"\r\ntransfer-encoding: chunked\r\n").is_some()
 }
 
 fn length(head: &[u8]) -> usize {

@@ -18,6 +18,8 @@ pub(crate) struct Tally {
     /// Of each that was answered well, in microseconds.
     pub(crate) took: Vec<f64>,
     pub(crate) failed: usize,
+    /// Of the bodies of all answers.
+    pub(crate) bytes: usize,
 }
 
 /// A kept-alive connection.
@@ -35,10 +37,10 @@ impl Kept {
     }
 
     /// Asks once; `None`: no answer, or one that is not 200 with a body.
-    async fn ask(&mut self, aim: &Aim) -> Option<()> {
+    async fn ask(&mut self, aim: &Aim) -> Option<usize> {
         self.stream.write_all(&aim.request).await.ok()?;
         let answer = self.inbox.message(&mut self.stream).await?;
-        (answer.line.contains(" 200 ") && answer.body > 0).then_some(())
+        (answer.line.contains(" 200 ") && answer.body > 0).then_some(answer.body)
     }
 }
 
@@ -80,7 +82,7 @@ async fn work(aim: &Aim, mut kept: Option<Kept>, left: &AtomicUsize, tally: &Mut
 }
 
 /// On a connection of its own, which the client closes, as one that makes a new client each time.
-async fn ask_once(aim: &Aim) -> Option<()> {
+async fn ask_once(aim: &Aim) -> Option<usize> {
     Kept::open(aim).await?.ask(aim).await
 }
 
@@ -117,9 +119,12 @@ pub(crate) async fn paced(aim: Aim, connections: u32, rate: u32) {
 }
 
 impl Tally {
-    fn count(&mut self, began: Instant, answered: Option<()>) {
+    fn count(&mut self, began: Instant, answered: Option<usize>) {
         match answered {
-            Some(()) => self.took.push(began.elapsed().as_secs_f64() * 1e6),
+            Some(bytes) => {
+                self.took.push(began.elapsed().as_secs_f64() * 1e6);
+                self.bytes += bytes;
+            }
             None => self.failed += 1,
         }
     }
@@ -129,13 +134,14 @@ impl Tally {
         self.took.sort_by(f64::total_cmp);
         println!(
             "{{\"answered\":{},\"failed\":{},\"seconds\":{:.3},\"p50\":{:.1},\"p99\":{:.1},\
-             \"worst\":{:.1}}}",
+             \"worst\":{:.1},\"bytes\":{}}}",
             self.took.len(),
             self.failed,
             took.as_secs_f64(),
             self.at(50),
             self.at(99),
             self.took.last().copied().unwrap_or(f64::NAN),
+            self.bytes,
         );
     }
 

@@ -18,6 +18,14 @@ const ANSWER: &str = concat!(
     r#"of a paper","year":2023}}]},"status":"ok","time":0.000412,"usage":null,"more":[0]}"#
 );
 
+/// The head of a stream of a model.
+const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\n\
+                    transfer-encoding: chunked\r\n\r\n";
+/// What an Ollama says of its models.
+const TAGS: &str = r#"{"models":[{"name":"tiny:latest","model":"tiny:latest","digest":"aa11"}]}"#;
+/// What a small model takes for an embedding on a good machine.
+const EMBEDDING: Duration = Duration::from_millis(10);
+
 /// As many backends as the largest configuration of a run has: 127.0.0.1, 127.0.0.2 and on.
 const ADDRESSES: u8 = 100;
 
@@ -52,20 +60,55 @@ async fn accept(listener: TcpListener) {
 /// One connection, to its end.
 async fn converse(mut stream: TcpStream) {
     stream.set_nodelay(true).unwrap();
-    let answer = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{ANSWER}",
-        ANSWER.len()
-    );
+    let (answer, tags, embedding, chat) = (whole(ANSWER), whole(TAGS), whole(&vector()), chat());
     let mut inbox = Inbox::default();
     while let Some(request) = inbox.message(&mut stream).await {
         let sent = match gap(&request.line) {
             Some(gap) => stream_tokens(&mut stream, gap).await,
+            None if request.line.contains("?whole") => stream.write_all(chat.as_bytes()).await,
+            None if request.line.contains("/api/tags") => stream.write_all(tags.as_bytes()).await,
+            None if request.line.contains("/api/embed") => {
+                tokio::time::sleep(EMBEDDING).await;
+                stream.write_all(embedding.as_bytes()).await
+            }
             None => stream.write_all(answer.as_bytes()).await,
         };
         if sent.is_err() {
             return;
         }
     }
+}
+
+fn whole(body: &str) -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// An answer of Ollama's with a vector of 768 numbers.
+fn vector() -> String {
+    let numbers: Vec<_> = (0..768_u32).map(|n| format!("-0.{n:07}")).collect();
+    let numbers = numbers.join(",");
+    format!(
+        r#"{{"model":"tiny","embeddings":[[{numbers}]],"total_duration":10000000,"prompt_eval_count":9}}"#
+    )
+}
+
+/// A whole stream of sixteen tokens, 2 KB, with its end.
+fn chat() -> String {
+    let token = "{\"model\":\"tiny\",\"created_at\":\"2026-11-25T12:00:00.000000001Z\",\
+                 \"message\":{\"role\":\"assistant\",\"content\":\" word\"},\"done\":false}\n";
+    let last = "{\"model\":\"tiny\",\"created_at\":\"2026-11-25T12:00:00.000000001Z\",\
+                \"message\":{\"role\":\"assistant\",\"content\":\"\"},\"done\":true,\
+                \"done_reason\":\"stop\",\"total_duration\":42000000,\"load_duration\":1000000,\
+                \"prompt_eval_count\":400,\"prompt_eval_duration\":20000000,\"eval_count\":16,\
+                \"eval_duration\":20000000}\n";
+    let mut chat = HEAD.to_owned();
+    for line in [token; 16].into_iter().chain([last]) {
+        chat += &format!("{:x}\r\n{line}\r\n", line.len());
+    }
+    chat + "0\r\n\r\n"
 }
 
 /// What a target asks for with `?gap=MILLISECONDS`: tokens, so far apart.
@@ -79,9 +122,7 @@ fn gap(line: &str) -> Option<Duration> {
 
 /// Tokens as Ollama writes them, each a chunk of its own, until the client leaves.
 async fn stream_tokens(stream: &mut TcpStream, gap: Duration) -> std::io::Result<()> {
-    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\n\
-                transfer-encoding: chunked\r\n\r\n";
-    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(HEAD.as_bytes()).await?;
     let mut ticks = interval(gap);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -382,12 +382,14 @@ function backendRow(service, backend, heads) {
     backend.drained && tag(word("drained"), "warn"),
   ].filter(Boolean);
   const error = backend.last_error;
+  const loaded = (backend.models?.models ?? []).filter((model) => model.loaded).map((model) => small(
+    model.tokens_per_s ? say("rate", foreign(model.name), model.tokens_per_s) : foreign(model.name)));
   const cell = (head, ...content) => make("td", { "data-head": heads[head] }, ...content);
   return make("tr", {},
     make("th", { scope: "row" }, foreign(backend.name), marks.map((mark) => [" ", mark]), backend.url && small(foreign(backend.url))),
     cell(1, tag(word(`v.${backend.verdict}`), grade[backend.verdict]), backend.since && small(say("since", clock(backend.since)))),
     cell(2, word(`e.${backend.evidence}`), error && small(say("last-error", ticking("ago", error.at), english(error.text)))),
-    cell(3, backend.in_flight));
+    cell(3, backend.in_flight, loaded));
 }
 
 const row = (key, ...content) => [make("dt", {}, word(key)), make("dd", {}, ...content)];

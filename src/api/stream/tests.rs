@@ -193,7 +193,39 @@ fn each_api_says_in_its_own_way_that_a_stream_is_complete() {
         for piece in 1..=text.len().max(1) {
             assert_eq!(ending(path, media, text, piece), *want, "{text} by {piece}");
         }
+        // As Ollama writes them, and as they are not read any further if they say nothing.
+        let mut watcher = watcher(path, media).unwrap();
+        for line in text.split_inclusive('\n') {
+            watcher.see(line.as_bytes());
+        }
+        assert_eq!(watcher.ending(), *want, "{text} by lines");
     }
+}
+
+#[test]
+fn only_whole_lines_without_a_word_that_counts_are_not_read() {
+    let rows = [
+        ("/api/chat", NDJSON, "{\"done\":false}\n", true),
+        ("/api/chat", NDJSON, "{\"done\":false}", false),
+        ("/api/chat", NDJSON, "{\"done\":true}\n", false),
+        ("/api/chat", NDJSON, "{\"error\":\"x\"}\n", false),
+        ("/api/pull", NDJSON, "{\"status\":\"pulling\"}\n", true),
+        ("/api/pull", NDJSON, "{\"status\":\"success\"}\n", false),
+        (COMPLETIONS, SSE, "data: {\"choices\":[]}\n\n", true),
+        (COMPLETIONS, SSE, "data: [DONE]\n\n", false),
+        (COMPLETIONS, SSE, "data: {\"usage\":{}}\n\n", false),
+        ("/v1/messages", SSE, "event: message_stop\n", false),
+        ("/v1/messages", SSE, "data: {\"usage\":{}}\n\n", false),
+        ("/api/chat", JSON, "{}\n", false),
+    ];
+    for (path, media, piece, quick) in rows {
+        let watcher = watcher(path, media).unwrap();
+        assert_eq!(watcher.says_nothing(piece.as_bytes()), quick, "{piece}");
+    }
+    // In the middle of a line nothing is skipped, whatever it looks like.
+    let mut within = watcher("/api/chat", NDJSON).unwrap();
+    within.see(b"{\"message\":\"");
+    assert!(!within.says_nothing(b"x\n"));
 }
 
 #[test]

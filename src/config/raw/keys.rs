@@ -335,6 +335,12 @@ const SERVICE: &[Row] = &[
         "what a backend must have; one that is known to lack it gets no reads and no inference while another has it",
     ),
     row(
+        "cache",
+        Shape::Table(CACHE),
+        "off",
+        "kind ollama: keeps embeddings, and answers with them; `{}` has all its defaults",
+    ),
+    row(
         "prewarm",
         Shape::Texts,
         "none",
@@ -449,6 +455,17 @@ const REQUIRE: &[Row] = &[
 
 /// Whether a planned switch waits, as `if_not_ready` says it: the first is the default.
 pub(in crate::config) const IF_NOT_READY: [&str; 2] = ["hold", "switch"];
+
+const CACHE: &[Row] = &[
+    row("entries", Shape::Count, "10000", "embeddings at most"),
+    row(
+        "megabytes",
+        Shape::Count,
+        "64",
+        "memory at most; 768 numbers take some 10 kB",
+    ),
+    row("ttl", Shape::Duration, "\"24h\"", "how long one is kept"),
+];
 
 const EFFECTS: &[Row] = &[
     row("methods", Shape::Texts, "every one", "in capitals"),

@@ -37,6 +37,10 @@ fn changes_are_told_in_words() {
             vec!["route /o: it requires tiny:latest instead of no model"],
         ),
         (
+            old.replace("ollama = {}", "ollama = { cache = {} }"),
+            vec!["route /o: its cache has 10000 embeddings in 64 MB for 24h instead of nothing"],
+        ),
+        (
             old.replace(
                 "ollama = {}",
                 "ollama = { policy = \"least-loaded\", limit = { in_flight = 2, spill = true } }",

@@ -50,6 +50,8 @@ pub(super) fn example(path: &str) -> &'static str {
         "services.N.kind" | "routes.service" => "\"qdrant\"",
         "services.N.port" | "log.sample" => "7",
         "services.N.fallback" => "\"none\"",
+        "services.N.cache.entries" | "services.N.cache.megabytes" => "7",
+        "services.N.cache.ttl" => "\"5m\"",
         "services.N.prewarm" => "[\"tiny\"]",
         "services.N.policy" => "\"least-loaded\"",
         "services.N.limit.in_flight" | "services.N.limit.queue" => "7",
@@ -219,6 +221,9 @@ fn table_for(table: &str, key: &str, is_set: bool, set: &str) -> String {
                 "[services.N.timeouts]\n"
             };
             format!("[backends.N]\n[services.N]\n{port}{inner}{set}")
+        }
+        "services.N.cache" => {
+            format!("[backends.N]\n[services.N]\nkind = \"ollama\"\nport = 9\n[{table}]\n{set}")
         }
         "services.N.limit" => {
             let in_flight = unless("in_flight", "in_flight = 2");

@@ -246,6 +246,7 @@ fn models_are_required_by_name_and_of_ollama_alone() {
             "[services.o]\nkind = \"ollama\"\nport = 1\nrequire.models = [\"a:\"]\n",
             "no name of a model",
         ),
+        ("[services.web]\nport = 1\ncache = {}\n", "this is http"),
         (
             "[services.o]\nkind = \"ollama\"\nport = 1\nrequire.if_not_ready = \"hold\"\n",
             "without models",

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::Range;
 
-use super::{Scope, addresses, effects, load, require, timeouts, twice, url};
+use super::{Scope, addresses, cache, effects, load, require, timeouts, twice, url};
 use crate::config::codes;
 use crate::config::defaults;
 use crate::config::fix::Fix;
@@ -70,6 +70,7 @@ fn service(
         port: port.unwrap_or_default(),
         fallback: fallback.map_or(defaults::fallback(kind), |(_, fallback)| *fallback),
         require: require::read(table, kind, problems),
+        cache: cache::read(table, kind, problems),
         prewarm: require::prewarm(table, kind, problems),
         policy: load::policy(table, kind, problems),
         limit: load::limit(table, kind, problems),

@@ -101,9 +101,15 @@ pub(crate) fn behind(fake: &Tailscaled, more: &str) -> String {
 /// The usual stage: held time, m1 active by default, both machines probed and well. `more` as in
 /// [`Macs::toml`].
 pub(crate) async fn stage(more: &str) -> Stage {
+    stage_with(more, &[]).await
+}
+
+/// The same, with an environment.
+pub(crate) async fn stage_with(more: &str, environment: &[(&str, &str)]) -> Stage {
     let time = Held::hold();
     let macs = Macs::start().await;
-    let app = App::start(&macs.toml(&format!("schedule.default = \"m1\"\n{more}"))).await;
+    let toml = macs.toml(&format!("schedule.default = \"m1\"\n{more}"));
+    let app = App::start_with(&toml, environment, Clock::system()).await;
     for (service, pair) in [("ollama", &macs.ollama), ("qdrant", &macs.qdrant)] {
         for (backend, upstream) in ["m1", "m2"].iter().zip(pair) {
             app.judged(service, backend, "up").await;

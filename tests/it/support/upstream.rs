@@ -177,6 +177,13 @@ pub(crate) fn stream(media: &str, pieces: &[&[u8]]) -> Act {
     in_pieces(media, pieces, |_| None)
 }
 
+/// The same, with a pause before each piece but the first.
+pub(crate) fn paced(media: &str, pieces: &[&[u8]], pause: Duration) -> Act {
+    in_pieces(media, pieces, |place| {
+        (place > 0).then_some(Step::Pause(pause))
+    })
+}
+
 /// A chunked answer of no API that anybody knows, in pieces, with a pause before each but the first,
 /// and its clean end.
 pub(crate) fn pieces(pieces: &[&[u8]], pause: Duration) -> Act {
