@@ -187,7 +187,7 @@ fn files_that_are_none_are_told_for_what_they_are() {
         (vec![b'#'; 2 << 20], "E004", "larger than 1 MiB"),
         (b"[backends]\na = {}\n[ser".to_vec(), "E010", "not TOML"),
         (
-            b"[cache]\na = 1\n".to_vec(),
+            b"[fabric]\na = 1\n".to_vec(),
             "E011",
             "a newer one may know it",
         ),
