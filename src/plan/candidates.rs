@@ -89,9 +89,16 @@ pub fn plan<K: Copy + Into<Known>>(
     let active = orders::active(snapshot, service, meaning.effect, now);
     let unknown = Known::from(Verdict::Unknown);
     let told = known.iter().map(|known| (*known).into());
-    let offering: Vec<(BackendId, Known)> = (snapshot.service(service).backends.iter().copied())
-        .zip(told.chain(std::iter::repeat(unknown)))
-        .collect();
+    let mut offering: Vec<(BackendId, Known)> =
+        (snapshot.service(service).backends.iter().copied())
+            .zip(told.chain(std::iter::repeat(unknown)))
+            .collect();
+    // Lists in which nobody has it tell no backend from another, and may be old: the answers say.
+    if (offering.iter()).all(|(_, known)| known.holds == Holds::Lacks) {
+        for (_, known) in &mut offering {
+            known.holds = Holds::Unknown;
+        }
+    }
     let lacks = |id| (offering.iter()).any(|(other, known)| *other == id && known.unready);
     let active = orders::held(snapshot, service, active, now, lacks);
     let (order, excluded) = sorted_out(snapshot, service, meaning, (&active, &offering), now);

@@ -104,6 +104,11 @@ const ENDLESS: Duration = Duration::from_hours(1);
 const PLAIN: Duration = Duration::from_secs(15);
 
 impl Mix {
+    /// Requests to tailhop a second.
+    pub(crate) fn rate(&self) -> f64 {
+        f64::from(self.reads + self.cheap + self.inference + self.writes)
+    }
+
     /// Starts it.
     pub(crate) fn start(self, plain_to: &'static str) -> Running {
         let stop = watch::Sender::new(None);

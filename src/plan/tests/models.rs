@@ -76,8 +76,16 @@ const ROWS: &[Row] = &[
         "model-only-there",
         Some(ModelMissing),
     ),
-    // Nobody has it: the active one says so.
-    (CHAT, [LACKS, LACKS], &[1], ACTIVE, Some(ModelMissing)),
+    // Nobody is known to have it: the active one says so, and another where that one is silent.
+    (CHAT, [LACKS, LACKS], &[1, 0], ACTIVE, None),
+    (
+        CHAT,
+        [LACKS, asleep(LACKS)],
+        &[0, 1],
+        "fallback:asleep",
+        None,
+    ),
+    (EMBED, [LACKS, LACKS], &[1], ACTIVE, Some(ModelUnknown)),
     (CHAT, [UNKNOWN, LACKS], &[1, 0], ACTIVE, None),
     (
         CHAT,
