@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from proxies import KeptTailhop, ManyTailhop, ModelTailhop, PlainTailhop, Proxy, Tailhop
+from proxies import KeptTailhop, ManyTailhop, ModelTailhop, PlainAgain, PlainTailhop, Proxy, Tailhop
 from tools import ROOT, Missing, Peer, Process, accepts, say
 
 READ = ("GET", "/qdrant/collections/papers")
@@ -221,8 +221,8 @@ def models(stage: Stage) -> list[Figure]:
     delay = {at: Figure(title.format(at), "us", "kind http") for at in ("p50", "p99")}
     token = Figure("CPU of a token of such a stream", "us", "kind http")
     kept = Figure("Embeddings a second, 8 connections, 10 ms each", "1/s", "kind ollama")
-    with stage.running([PlainTailhop, ModelTailhop, KeptTailhop]) as running:
-        kinds, keepers = running[:2], running[1:]
+    with stage.running([PlainTailhop, ModelTailhop, KeptTailhop, PlainAgain]) as running:
+        kinds, keepers = running[:2], running[1:3]
         for number in range(stage.rounds + 1):
             passed = set()
             for proxy, process in kinds:
@@ -234,7 +234,7 @@ def models(stage: Stage) -> list[Figure]:
             if len(passed) > 1:
                 raise RuntimeError(f"bytes were changed: {passed}")
         for _ in range(stage.rounds * 2):
-            for proxy, process in kinds:
+            for proxy, process in (*kinds, running[3]):
                 words = ("tokens", "/ollama/api/chat?gap=10", TOKEN_STREAMS, TOKEN_SECONDS)
                 with stage.load(proxy.port, words) as load:
                     load.until_ready()

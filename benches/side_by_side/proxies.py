@@ -103,6 +103,12 @@ class PlainTailhop(Tailhop):
         return super().text().replace("ollama = {", 'ollama = { kind = "http",')
 
 
+class PlainAgain(PlainTailhop):
+    """The same once more: how far the machine alone sets two that are equal apart."""
+
+    name = "kind http again"
+
+
 class ModelTailhop(Tailhop):
     """tailhop that knows models."""
 
