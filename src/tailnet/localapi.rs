@@ -34,8 +34,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes of a ping that also goes by relay; 1300 were measured to be too few.
 const PING_SIZE: u32 = 1500;
 
-/// Between two attempts to set tailscaled going again.
+/// Between two attempts to set tailscaled going again, at first and at most.
 const AGAIN: Duration = Duration::from_millis(200);
+const AGAIN_MOST: Duration = Duration::from_secs(5);
 
 /// Between two looks whether it runs: it was seen to within 5 ms.
 const SOON: Duration = Duration::from_millis(10);
@@ -150,8 +151,10 @@ impl LocalApi {
                 }
                 // Perhaps it is down, even if it did not say so.
                 _ => {
+                    let mut pause = AGAIN;
                     while api.want_running(true).await.is_err() {
-                        sleep(AGAIN).await;
+                        sleep(pause).await;
+                        pause = (pause * 2).min(AGAIN_MOST);
                     }
                     Ok(())
                 }
