@@ -421,12 +421,17 @@ fn a_name_outside_the_tailnet_is_not_dialled(dial: &'static str) {
     });
 }
 
+/// The real servers in place of the scripted ones.
+async fn real_services(rig: &mut rig::Rig) -> Result<python::Services, parts::Missing> {
+    rig.mac1.switch_off().await;
+    rig.mac2.switch_off().await;
+    python::Services::start(rig)
+}
+
 #[test]
 fn python_clients_work_over_the_tailnet() {
     on_rig(async |rig| {
-        rig.mac1.switch_off().await;
-        rig.mac2.switch_off().await;
-        let services = match python::Services::start(rig) {
+        let services = match real_services(rig).await {
             Ok(services) => services,
             Err(missing) => return parts::skip(&missing),
         };
@@ -446,9 +451,7 @@ fn python_clients_work_over_the_tailnet() {
 #[test]
 fn a_chat_whose_runner_is_killed_never_ends_cleanly() {
     on_rig(async |rig| {
-        rig.mac1.switch_off().await;
-        rig.mac2.switch_off().await;
-        let services = match python::Services::start(rig) {
+        let services = match real_services(rig).await {
             Ok(services) => services,
             Err(missing) => return parts::skip(&missing),
         };
