@@ -37,3 +37,4 @@ mod token;
 mod tunnel;
 mod upgrade;
 mod work;
+mod writes;
