@@ -128,7 +128,7 @@ async fn ask(
     let headers = request.headers_mut();
     headers.insert(HOST, endpoint.host.clone());
     headers.insert(USER_AGENT, AGENT);
-    headers.extend(endpoint.inject.iter().cloned());
+    endpoint.inject.put(headers, true);
     let sent = connection.send(request).await;
     let response = sent.map_err(|error| Trouble::Lost(error.failure.to_string()))?;
     let status = response.status();

@@ -259,7 +259,8 @@ async fn attempt(
         able,
     };
     call.sent.store(true, Ordering::Relaxed);
-    let sending = connection.begin(outbound.request(call.route, endpoint));
+    let request = outbound.request(call.route, endpoint, stand.only_reads(call));
+    let sending = connection.begin(request);
     let mut first = pin!(exchange(call, endpoint, connection, sending, stand));
     let asked = if stand.movable && api::is_cheap(endpoint.key.kind, call.meaning) {
         tokio::select! {
@@ -295,6 +296,13 @@ struct Stand {
     repeatable: bool,
     /// The endpoint was thought able when it was chosen.
     able: bool,
+}
+
+impl Stand {
+    /// Whether it may do nothing but read where it goes.
+    fn only_reads(&self, call: &Call<'_>) -> bool {
+        self.backend != self.active && call.meaning.effect == Effect::Read
+    }
 }
 
 /// Waits for what `endpoint` answers on `connection`, and judges it.
@@ -347,7 +355,6 @@ async fn hedged(
     hedges
         .with_label_values(&[other.key.service.as_str()])
         .inc();
-    let request = outbound.request(call.route, other);
     let stand = Stand {
         backend: next.backend,
         active: round.active.backend,
@@ -355,6 +362,7 @@ async fn hedged(
         repeatable: false,
         able: false,
     };
+    let request = outbound.request(call.route, other, stand.only_reads(call));
     let terms = Terms {
         now: Instant::now(),
         fresh: false,

@@ -233,9 +233,15 @@ impl Outbound {
         self.replayable
     }
 
-    /// The request for an attempt at `endpoint`. What may be sent again is copied, what may not is
+    /// The request for an attempt at `endpoint`, which gets `only_reads` while another one is the
+    /// active one. What may be sent again is copied, what may not is
     /// handed over, and comes back by [`Outbound::take_back`] if not one byte of it was sent.
-    pub(super) fn request(&mut self, route: &Route, endpoint: &Endpoint) -> Request<Outgoing> {
+    pub(super) fn request(
+        &mut self,
+        route: &Route,
+        endpoint: &Endpoint,
+        only_reads: bool,
+    ) -> Request<Outgoing> {
         // What an endpoint gets besides must not come back and reach another one.
         let again = !self.changes && self.replayable || !endpoint.inject.is_empty();
         self.lent = !again;
@@ -256,9 +262,7 @@ impl Outbound {
         // A client of HTTP/1.0 may have sent none to preserve.
         let host = request.headers_mut().entry(HOST);
         host.or_insert_with(|| endpoint.host.clone());
-        for (name, value) in &endpoint.inject {
-            request.headers_mut().insert(name, value.clone());
-        }
+        endpoint.inject.put(request.headers_mut(), only_reads);
         request
     }
 
