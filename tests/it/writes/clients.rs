@@ -77,7 +77,7 @@ pub(super) struct Said {
     pub(super) backend: String,
     pub(super) reason: String,
     pub(super) retry_after: Option<String>,
-    pub(super) body: Vec<u8>,
+    pub(super) body: String,
     pub(super) whole: bool,
 }
 
@@ -204,7 +204,7 @@ async fn ask(io: &mut TcpStream, write: &Write) -> (Option<Said>, bool) {
         backend: text("x-tailhop-backend"),
         reason: text("x-tailhop-reason"),
         retry_after: head.get("retry-after").map(str::to_owned),
-        body,
+        body: String::from_utf8(body).unwrap(),
         whole,
     };
     (Some(said), goes_on)
