@@ -173,15 +173,10 @@ fn hashed(record: &Record, site: &Site) -> Result<Digest, Stop> {
         .map_err(|error| Stop::Failed(format!("{}: point {}: {error}", site.name(), record.id)))
 }
 
-/// Whether both are written in the same way, as they usually are: then they are the same, and need
-/// not be understood.
-fn written_alike(one: &Record, other: &Record) -> bool {
-    let text = RawValue::get;
-    let [payloads, vectors] = [
-        [one.payload.as_deref(), other.payload.as_deref()],
-        [one.vector.as_deref(), other.vector.as_deref()],
-    ];
-    payloads[0].map(text) == payloads[1].map(text) && vectors[0].map(text) == vectors[1].map(text)
+/// Payload and vectors as they were written. Where both sides write them alike, as they usually do,
+/// they are the same, and need not be understood.
+fn texts(record: &Record) -> [Option<&str>; 2] {
+    [&record.payload, &record.vector].map(|raw| raw.as_deref().map(RawValue::get))
 }
 
 /// Takes off both sides what can be told now.
@@ -217,7 +212,7 @@ fn merge(
             (None, Some(other)) => differs(found, Difference::Extra(other.id)),
             (Some(one), Some(other)) => {
                 let same =
-                    written_alike(&one, &other) || hash == Some(hashed(&other, target.site)?);
+                    texts(&one) == texts(&other) || hash == Some(hashed(&other, target.site)?);
                 if !same {
                     differs(found, Difference::Other(one.id));
                 }
