@@ -85,6 +85,7 @@ impl Admin {
                     .with_label_values(&labels)
                     .inc();
             }
+            "switch" => info!(%service, %from, %to, cause, reason, "held switch changed"),
             "drain" => info!(backend = change.backend, %to, by, reason, "drain changed"),
             // Whoever makes these logs them.
             _ => {}
@@ -167,6 +168,16 @@ impl Picture {
                 },
             );
         }
+        let to = service.held_to.clone().unwrap_or_default();
+        self.hold(
+            ("switch", Some(service.name.clone()), None),
+            Held {
+                cause: if to.is_empty() { "released" } else { "held" }.to_owned(),
+                reason: service.waits(),
+                value: to,
+                by: None,
+            },
+        );
         let active = &service.active.backend;
         let cause = if service.serving.contains(active) {
             "active"

@@ -161,11 +161,12 @@ mod tests {
     }
 
     /// `Why::as_str`, and what `changes` makes causes of.
-    const WHYS: [&str; 6] = [
+    const WHYS: [&str; 7] = [
         "active-backend",
         "pin",
         "schedule",
         "held",
+        "writes-stay",
         "default",
         "only-offer",
     ];
@@ -189,7 +190,14 @@ mod tests {
             states("cause", &WHYS),
             states(
                 "cause",
-                &["active", "state", "order", "ended", "taken-back"],
+                &[
+                    "active",
+                    "state",
+                    "order",
+                    "ended",
+                    "taken-back",
+                    "released",
+                ],
             ),
             states("is", &["drained"]),
             states(
