@@ -168,16 +168,7 @@ impl Picture {
                 },
             );
         }
-        let to = service.held_to.clone().unwrap_or_default();
-        self.hold(
-            ("switch", Some(service.name.clone()), None),
-            Held {
-                cause: if to.is_empty() { "released" } else { "held" }.to_owned(),
-                reason: service.waits(),
-                value: to,
-                by: None,
-            },
-        );
+        self.switch(service);
         let active = &service.active.backend;
         let cause = if service.serving.contains(active) {
             "active"
@@ -213,6 +204,19 @@ impl Picture {
                 },
             );
         }
+    }
+
+    fn switch(&mut self, service: &status::Service) {
+        let to = service.held_to.clone().unwrap_or_default();
+        self.hold(
+            ("switch", Some(service.name.clone()), None),
+            Held {
+                cause: if to.is_empty() { "released" } else { "held" }.to_owned(),
+                reason: service.waits(),
+                value: to,
+                by: None,
+            },
+        );
     }
 
     fn hold(&mut self, about: About, held: Held) {

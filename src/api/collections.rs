@@ -1,7 +1,7 @@
 //! Collections: which one a request's path names, and which ones a Qdrant has.
 //!
 //! A name is any text: it stands in a path percent-encoded, and an alias stands wherever a collection
-//! may (lib/storage/src/content_manager/alias_mapping.rs). Pure.
+//! may (`lib/storage/src/content_manager/alias_mapping.rs`). Pure.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -175,16 +175,9 @@ fn decoded(segment: &str) -> Option<Cow<'_, str>> {
     while let Some((first, after)) = rest.split_first() {
         let digits = rest.get(1..3).filter(|_| *first == b'%');
         let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
-        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &rest[3..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(byte.unwrap_or(*first));
+        rest = byte.map_or(after, |_| &rest[3..]);
     }
     String::from_utf8(bytes).ok().map(Cow::Owned)
 }

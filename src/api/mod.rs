@@ -6,6 +6,7 @@
 pub mod collections;
 pub mod dialect;
 pub mod embed;
+pub mod grpc;
 mod http;
 mod json;
 pub mod models;

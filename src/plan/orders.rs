@@ -59,15 +59,16 @@ pub fn active(snapshot: &Snapshot, service: ServiceId, effect: Effect, now: Time
         }
     }
     let scheduled = by_schedule(snapshot, service, now);
-    match effect.changes() && snapshot.service(service).switches_move_reads_alone() {
-        true => owner(snapshot, service, scheduled),
-        false => scheduled,
+    if effect.changes() && snapshot.service(service).switches_move_reads_alone() {
+        owner(snapshot, service, &scheduled)
+    } else {
+        scheduled
     }
 }
 
 /// Who owns the writes where switches move reads alone and no order says it: the backend of
 /// `schedule.default`, whatever the time is.
-fn owner(snapshot: &Snapshot, service: ServiceId, scheduled: Active) -> Active {
+fn owner(snapshot: &Snapshot, service: ServiceId, scheduled: &Active) -> Active {
     let offering = snapshot.service(service);
     let default = snapshot.schedule.default;
     let (backend, why) = if offering.place_of(default).is_some() {

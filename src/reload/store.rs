@@ -96,6 +96,7 @@ pub struct Asked<'m> {
 
 impl<'m> Asked<'m> {
     /// The same of a request that names this collection, if one.
+    #[must_use]
     pub fn of_collection(self, collection: Option<Cow<'m, str>>) -> Self {
         Self { collection, ..self }
     }

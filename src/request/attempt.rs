@@ -112,15 +112,13 @@ pub(super) async fn answer(
             Err(failure) => failure,
         };
         missing |= failure.kind == Kind::NotThere;
-        // Now it matters who they are: one that lacks the data is none.
-        round.plan_others(call);
         let endpoint = call.live.endpoint(call.route.service, candidate.backend);
         let standing = Standing {
             budget: draws(&failure) && endpoint.is_some_and(|endpoint| endpoint.budget.draw()),
             changes: call.meaning.effect.changes(),
             replayable: outbound.replayable(),
             // A hedge may have asked one of them meanwhile.
-            others: round.others(),
+            others: round.others_now(call),
             tried_fresh: fresh,
             spill: call.spills(),
             missing,
@@ -193,6 +191,12 @@ impl Round<'_> {
     /// Whether somebody is left after the one that is asked now.
     fn others(&self) -> bool {
         self.left.len() > 1 || self.unplanned.is_some()
+    }
+
+    /// The same when it matters who they are: one that lacks the data is none.
+    fn others_now(&mut self, call: &Call<'_>) -> bool {
+        self.plan_others(call);
+        self.others()
     }
 
     /// Plans those behind the first, if that was not needed before.

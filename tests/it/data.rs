@@ -103,42 +103,70 @@ fn is(got: &(u16, String, String), want: (u16, &str, &str)) {
     assert_eq!((got.0, got.1.as_str(), got.2.as_str()), want);
 }
 
-/// Warned before, held at the date, released when the data is there; writes stay all the while.
+const SHORT: &str = "collection papers (120 of 1000 points)";
+const LEAST: &str = "services.qdrant.require = { collections = [\"papers\"], min_points = 1000 }";
+
+/// Up to the minute before the switch, where m2 has too little.
+async fn too_little() -> Stage {
+    let has: [Option<&[(&str, u64)]>; 2] = [Some(&[("papers", 1000)]), Some(&[("papers", 120)])];
+    switching(has, LEAST, BEFORE).await
+}
+
+async fn gauge(stage: &Stage, family: &str) -> usize {
+    let metrics = stage.app.metrics().await;
+    metrics.sum(family, &[("service", "qdrant")])
+}
+
 #[tokio::test(start_paused = true)]
-async fn reads_follow_the_data_and_writes_stay() {
-    let stage = switching(
-        [Some(&[("papers", 1000)]), Some(&[("papers", 120)])],
-        "services.qdrant.require = { collections = [\"papers\"], min_points = 1000 }",
-        BEFORE,
-    )
-    .await;
-    let lacks = "collection papers (120 of 1000 points)";
-    let told_of = qdrant(&stage).await;
-    assert_eq!(told_of["next_switch"]["lacks"], json!([lacks]));
-    assert_eq!(told_of["backends"][1]["lacks"], json!([lacks]));
-    assert_eq!(
-        told_of["backends"][1]["collections"]["collections"],
-        json!({ "papers": 120 })
-    );
+async fn a_switch_that_will_be_held_is_told_before_it_comes() {
+    let stage = too_little().await;
     let status = stage.app.status().await;
+    let of_it = qdrant(&stage).await;
+    assert_eq!(of_it["next_switch"]["lacks"], json!([SHORT]));
+    let mac = &of_it["backends"][1];
+    assert_eq!(mac["lacks"], json!([SHORT]));
+    assert_eq!(mac["collections"]["collections"], json!({ "papers": 120 }));
     let said = summary(&status);
     assert!(
-        said.contains(&format!("comes to m2, which lacks {lacks}")),
+        said.contains(&format!("comes to m2, which lacks {SHORT}")),
         "{said}"
     );
-    let held = |one: &&Value| one["service"] == "qdrant";
     let coming = status["timeline"].as_array().unwrap();
-    let coming = coming.iter().find(held).unwrap();
+    let coming = coming
+        .iter()
+        .find(|one| one["service"] == "qdrant")
+        .unwrap();
     assert_eq!(coming["writes"], false);
     assert_eq!(
         coming["text"],
-        format!("qdrant: m1 -> m2 (schedule, writes stay); to be held: m2 lacks {lacks}")
+        format!("qdrant: m1 -> m2 (schedule, writes stay); to be held: m2 lacks {SHORT}")
     );
-    let gauge =
-        async |family: &str, labels: &[(&str, &str)]| stage.app.metrics().await.sum(family, labels);
-    let of_m2 = [("service", "qdrant"), ("backend", "m2")];
-    assert_eq!(gauge("tailhop_backend_required_missing", &of_m2).await, 1);
+    assert_eq!(gauge(&stage, "tailhop_backend_required_missing").await, 1);
+    assert_eq!(gauge(&stage, "tailhop_schedule_switch_held").await, 0);
+    is(
+        &asked(&stage, "POST", QUERY).await,
+        (200, "m1", "active:default"),
+    );
+}
 
+/// As `tailhop pin m2 --writes` does.
+async fn give_writes_to_m2(stage: &Stage) {
+    stage.app.edit(|text| {
+        format!("pin = [{{ to = \"m2\", services = [\"qdrant\"], writes = true }}]\n{text}")
+    });
+    stage.time.pass(Duration::from_secs(3)).await;
+    soon(async {
+        while qdrant(stage).await["writes"]["backend"] != "m2" {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// Held at the date, released when the data is there; writes stay all the while.
+#[tokio::test(start_paused = true)]
+async fn reads_follow_the_data_and_writes_an_order() {
+    let stage = too_little().await;
     stage.time.pass(Duration::from_mins(1)).await;
     is(
         &asked(&stage, "POST", QUERY).await,
@@ -148,16 +176,12 @@ async fn reads_follow_the_data_and_writes_stay() {
         &asked(&stage, "PUT", UPSERT).await,
         (200, "m1", "active:writes-stay"),
     );
-    assert_eq!(
-        gauge("tailhop_schedule_switch_held", &[("service", "qdrant")]).await,
-        1
-    );
+    assert_eq!(gauge(&stage, "tailhop_schedule_switch_held").await, 1);
     let status = stage.app.status().await;
+    let what_to_do = "`tailhop migrate --from m1 --to m2 --pin` moves the data";
     let said = summary(&status);
     assert!(
-        said.contains(&format!(
-            "m2 lacks {lacks}: `tailhop migrate --from m1 --to m2 --pin` moves the data"
-        )),
+        said.contains(&format!("m2 lacks {SHORT}: {what_to_do}")),
         "{said}"
     );
     let health = stage.app.admin("GET", "/health").await.json();
@@ -176,40 +200,22 @@ async fn reads_follow_the_data_and_writes_stay() {
         &asked(&stage, "PUT", UPSERT).await,
         (200, "m1", "active:writes-stay"),
     );
-    assert_eq!(
-        gauge("tailhop_schedule_switch_held", &[("service", "qdrant")]).await,
-        0
-    );
-    assert_eq!(gauge("tailhop_backend_required_missing", &of_m2).await, 0);
-    let told_of = qdrant(&stage).await;
-    assert_eq!(told_of["writes"]["why"], "writes-stay");
+    assert_eq!(gauge(&stage, "tailhop_schedule_switch_held").await, 0);
+    assert_eq!(gauge(&stage, "tailhop_backend_required_missing").await, 0);
     let status = stage.app.status().await;
     let said = summary(&status);
     assert!(
         said.contains("m1 owns the writes until an order moves them"),
         "{said}"
     );
-    let history = status["history"].as_array().unwrap();
-    let kinds = history
-        .iter()
-        .rev()
-        .filter(|change| change["kind"] == "switch");
-    let kinds: Vec<_> = kinds
+    let history = status["history"].as_array().unwrap().iter().rev();
+    let switches = history.filter(|change| change["kind"] == "switch");
+    let causes: Vec<_> = switches
         .map(|change| change["cause"].as_str().unwrap())
         .collect();
-    assert_eq!(kinds, ["held", "released"]);
+    assert_eq!(causes, ["held", "released"]);
 
-    // The order in the file.
-    stage.app.edit(|text| {
-        format!("pin = [{{ to = \"m2\", services = [\"qdrant\"], writes = true }}]\n{text}")
-    });
-    stage.time.pass(Duration::from_secs(3)).await;
-    soon(async {
-        while qdrant(&stage).await["writes"]["backend"] != "m2" {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    give_writes_to_m2(&stage).await;
     is(
         &asked(&stage, "PUT", UPSERT).await,
         (200, "m2", "active:pin"),

@@ -160,6 +160,16 @@ mod tests {
         assert_eq!(shape("en"), shape("ja"));
     }
 
+    /// What else is a cause.
+    const CAUSES: [&str; 6] = [
+        "active",
+        "state",
+        "order",
+        "ended",
+        "taken-back",
+        "released",
+    ];
+
     /// `Why::as_str`, and what `changes` makes causes of.
     const WHYS: [&str; 7] = [
         "active-backend",
@@ -188,17 +198,7 @@ mod tests {
             states("u", &tunnel),
             states("why", &WHYS),
             states("cause", &WHYS),
-            states(
-                "cause",
-                &[
-                    "active",
-                    "state",
-                    "order",
-                    "ended",
-                    "taken-back",
-                    "released",
-                ],
-            ),
+            states("cause", &CAUSES),
             states("is", &["drained"]),
             states(
                 "change",

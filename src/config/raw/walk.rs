@@ -307,20 +307,12 @@ impl<'w, 's> Walk<'w, 's> {
         path: &str,
     ) -> Option<Value> {
         let (digits, radix) = (number.as_str(), number.radix());
-        let (what, value) = match shape {
-            Shape::Many => {
-                let number = i64::from_str_radix(digits, radix).ok();
-                let number = number.and_then(|number| u64::try_from(number).ok());
-                ("a number from 1 on", number.map(Value::Many))
-            }
-            _ => {
-                let number = u16::from_str_radix(digits, radix).ok();
-                let what = match shape {
-                    Shape::Port => "a port between 1 and 65535",
-                    _ => "a number between 1 and 65535",
-                };
-                (what, number.map(Value::Port))
-            }
+        let value = if matches!(shape, Shape::Many) {
+            // TOML has no larger ones.
+            let number = i64::from_str_radix(digits, radix).ok();
+            number.and_then(|number| u64::try_from(number).ok().map(Value::Many))
+        } else {
+            u16::from_str_radix(digits, radix).ok().map(Value::Port)
         };
         if let Some(value) = value.filter(|value| !matches!(value, Value::Port(0) | Value::Many(0)))
         {
@@ -329,7 +321,11 @@ impl<'w, 's> Walk<'w, 's> {
         let written = self.text.get(span.clone()).unwrap_or(digits).to_owned();
         self.problems
             .at(codes::VALUE, span, format!("{path} cannot be {written}"))
-            .help(format!("write {what}"));
+            .help(match shape {
+                Shape::Many => "write a number from 1 on",
+                Shape::Port => "write a port between 1 and 65535",
+                _ => "write a number between 1 and 65535",
+            });
         None
     }
 

@@ -50,6 +50,9 @@ fn planned(snapshot: &Snapshot, meaning: Meaning, known: [Known; 2], now: Timest
     whole
 }
 
+/// What is different, and what comes of it.
+type Changed<T> = (fn(&mut Snapshot), T);
+
 /// What is known, who is asked in order, why the first one is, and who is not.
 type Row = (
     [Known; 2],
@@ -96,7 +99,7 @@ fn reads_wait_at_whom_the_schedule_named_before_until_the_data_is_there() {
 /// An order is not held; what it names and lacks the data is passed over by reads.
 #[test]
 fn a_pin_to_a_backend_without_the_data_moves_no_read_there() {
-    let rows: [(fn(&mut Snapshot), &str); 3] = [
+    let rows: [Changed<&str>; 3] = [
         (
             |snapshot| snapshot.active_backend = Some(DEV1),
             "fallback:data-missing",
@@ -143,88 +146,84 @@ fn a_fallback_that_lacks_the_collection_is_not_asked_and_the_active_one_is() {
     }
 }
 
+/// The owner of the writes, and why before and after the switch.
+const OWNERS: [Changed<(BackendId, &str, &str)>; 5] = [
+    (|_| (), (M1, "active:default", "active:writes-stay")),
+    // Back and forth: the switches still move reads alone.
+    (
+        |snapshot| {
+            let back = Switch {
+                at: after(),
+                to: M1,
+                services: None,
+            };
+            snapshot.schedule.switches.push(back);
+        },
+        (M1, "active:default", "active:default"),
+    ),
+    (
+        |snapshot| snapshot.schedule.default = DEV1,
+        (DEV1, "active:default", "active:default"),
+    ),
+    (
+        |snapshot| snapshot.active_backend = Some(DEV1),
+        (DEV1, "active:active-backend", "active:active-backend"),
+    ),
+    (
+        |snapshot| snapshot.services[QDRANT.0].backends = vec![DEV1],
+        (DEV1, "active:only-offer", "active:only-offer"),
+    ),
+];
+
+/// Every pair of what may be known of the two.
+fn pairs() -> impl Iterator<Item = [Known; 2]> {
+    let all = [UP, SHORT, AWAITED, DEAD, LACKS];
+    all.into_iter()
+        .flat_map(move |one| all.map(|other| [one, other]))
+}
+
+fn long_after() -> Timestamp {
+    at("2031-01-01T00:00:00Z")
+}
+
 /// Instances that know different things, or nothing, name the same owner at any time.
 #[test]
 fn who_owns_the_writes_follows_from_the_file_alone() {
-    let pinned = |writes| Pin {
-        to: DEV1,
-        until: None,
-        reason: None,
-        by: None,
-        services: Some(vec![QDRANT]),
-        writes,
-    };
-    let long_after = at("2031-01-01T00:00:00Z");
-    let all = [UP, SHORT, AWAITED, DEAD, LACKS];
-    let pairs = || {
-        all.into_iter()
-            .flat_map(|one| all.map(|other| [one, other]))
-    };
-    let moves: [(fn(&mut Snapshot), BackendId, &str, &str); 6] = [
-        (|_| (), M1, "active:default", "active:writes-stay"),
-        // Back and forth: the switches still move reads alone.
-        (
-            |snapshot| {
-                let back = Switch {
-                    at: after(),
-                    to: M1,
-                    services: None,
-                };
-                snapshot.schedule.switches.push(back);
-            },
-            M1,
-            "active:default",
-            "active:default",
-        ),
-        (
-            |snapshot| snapshot.schedule.default = DEV1,
-            DEV1,
-            "active:default",
-            "active:default",
-        ),
-        (
-            |snapshot| snapshot.active_backend = Some(DEV1),
-            DEV1,
-            "active:active-backend",
-            "active:active-backend",
-        ),
-        (
-            |snapshot| snapshot.services[QDRANT.0].backends = vec![DEV1],
-            DEV1,
-            "active:only-offer",
-            "active:only-offer",
-        ),
-        (|_| (), M1, "active:default", "active:writes-stay"),
-    ];
-    for (place, (change, owner, reason_before, reason_after)) in moves.into_iter().enumerate() {
+    for (place, (change, (owner, earlier, later))) in OWNERS.into_iter().enumerate() {
         let mut snapshot = requiring();
         change(&mut snapshot);
-        for meaning in [WRITE, ADMIN] {
-            for (now, reason) in [
-                (before(), reason_before),
-                (after(), reason_after),
-                (long_after, reason_after),
-            ] {
-                for known in pairs() {
-                    let offered = snapshot.services[QDRANT.0].backends.len();
-                    let plan = plan(&snapshot, QDRANT, meaning, &known[..offered], now);
-                    assert_eq!(order(&plan), [owner.0], "row {place} {known:?}");
-                    assert_eq!(plan.candidates[0].reason.word(), reason, "row {place}");
-                    let stay = |(_, why): &(BackendId, Exclusion)| *why == ChangesStay;
-                    assert!(plan.excluded.iter().all(stay));
-                }
+        let offered = snapshot.services[QDRANT.0].backends.len();
+        for (now, reason) in [(before(), earlier), (after(), later), (long_after(), later)] {
+            for (known, meaning) in pairs().flat_map(|one| [(one, WRITE), (one, ADMIN)]) {
+                let plan = plan(&snapshot, QDRANT, meaning, &known[..offered], now);
+                assert_eq!(order(&plan), [owner.0], "row {place} {known:?}");
+                assert_eq!(plan.candidates[0].reason.word(), reason, "row {place}");
+                let stay = |(_, why): &(BackendId, Exclusion)| *why == ChangesStay;
+                assert!(plan.excluded.iter().all(stay));
             }
         }
     }
-    // A pin moves them if it says so, at once and for good.
+}
+
+/// At once and for good.
+#[test]
+fn a_pin_moves_writes_if_it_says_so() {
     for (writes, owner) in [(false, M1), (true, DEV1)] {
         let mut snapshot = requiring();
-        snapshot.pins = vec![pinned(writes)];
-        for now in [before(), after(), long_after] {
-            for known in pairs() {
-                let plan = planned(&snapshot, WRITE, known, now);
-                assert_eq!(order(&plan), [owner.0]);
-            }
+        snapshot.pins = vec![Pin {
+            to: DEV1,
+            until: None,
+            reason: None,
+            by: None,
+            services: Some(vec![QDRANT]),
+            writes,
+            hold_writes: false,
+        }];
+        for (now, known) in [before(), after(), long_after()]
+            .into_iter()
+            .flat_map(|now| pairs().map(move |known| (now, known)))
+        {
+            assert_eq!(order(&planned(&snapshot, WRITE, known, now)), [owner.0]);
         }
     }
 }

@@ -553,7 +553,9 @@ async fn connection(mut io: TcpStream, shared: Arc<Shared>) {
             let Some(body) = framing.read_whole(&mut io, &mut buffer).await else {
                 return;
             };
-            shared.record(probe, head, body, number);
+            if !list {
+                shared.record(probe, head, body, number);
+            }
         }
         if !play(&mut io, &mut buffer, act.steps, shared).await {
             return;
