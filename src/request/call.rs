@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 use http_body::Body;
@@ -13,6 +14,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::Proxy;
+use super::fields::Fields;
 use super::headers;
 use super::payload::Payload;
 use super::peer::Peer;
@@ -48,6 +50,8 @@ pub(super) struct Call<'a> {
     pub(super) path: &'a str,
     /// The version that the client spoke.
     version: Version,
+    /// Which names its head has.
+    fields: Fields,
     /// The Host that the client named.
     host: Option<HeaderValue>,
     /// When its head had come, by both clocks.
@@ -64,16 +68,16 @@ pub(super) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    pub(super) fn new<B>(
+    pub(super) fn new(
         proxy: &'a Proxy,
         (live, route): (&'a Live, &'a Route),
         peer: &'a Arc<Peer>,
-        request: &Request<B>,
+        (request, fields): (&Parts, Fields),
         path: &'a str,
         record: &Record,
     ) -> Self {
         let kind = live.snapshot.service(route.service).kind;
-        let (meaning, _) = meaning(route, kind, request.method(), path);
+        let (meaning, _) = meaning(route, kind, &request.method, path);
         let bounded = !api::is_transfer(meaning);
         let total = route
             .timeouts
@@ -87,8 +91,9 @@ impl<'a> Call<'a> {
             route,
             meaning,
             path,
-            version: request.version(),
-            host: request.headers().get(HOST).cloned(),
+            version: request.version,
+            fields,
+            host: request.headers.get(HOST).cloned(),
             began: record.began,
             wall: record.time,
             total,
@@ -218,8 +223,10 @@ impl Outbound {
         payload: Payload,
     ) -> Self {
         let kind = call.service().kind;
-        headers::for_upstream(&mut headers, call.version, kind, call.path);
-        frame(&mut headers, &payload.body);
+        headers::for_upstream(&mut headers, call.fields, (call.version, kind, call.path));
+        if call.fields.has(Fields::TRANSFER_ENCODING) {
+            frame(&mut headers, &payload.body);
+        }
         if let Some(protocol) = &call.upgrade {
             tunnel::announce(&mut headers, protocol.clone());
         }
@@ -257,15 +264,15 @@ impl Outbound {
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
         *request.version_mut() = Version::HTTP_11;
-        *request.headers_mut() = if again {
+        // The copy stays: hyper takes the map that it sent for the answer, and that of the client's
+        // connection has room for what is added to one.
+        let kept = if again {
             self.headers.clone()
         } else {
-            std::mem::take(&mut self.headers)
+            HeaderMap::new()
         };
+        *request.headers_mut() = std::mem::replace(&mut self.headers, kept);
         headers::set_host(request.headers_mut(), route, &endpoint.host);
-        // A client of HTTP/1.0 may have sent none to preserve.
-        let host = request.headers_mut().entry(HOST);
-        host.or_insert_with(|| endpoint.host.clone());
         for (name, value) in &endpoint.inject {
             request.headers_mut().insert(name, value.clone());
         }
@@ -284,9 +291,6 @@ impl Outbound {
 
 /// Makes the fields that frame a chunked body those of the body that is sent.
 fn frame(headers: &mut HeaderMap, body: &Outgoing) {
-    if !headers.contains_key(TRANSFER_ENCODING) {
-        return;
-    }
     if body.is_end_stream() {
         // hyper would send no chunk for it, and a POST without any length is an error to some.
         headers.remove(TRANSFER_ENCODING);
