@@ -14,6 +14,7 @@ pub mod lost;
 pub mod models;
 pub mod pace;
 pub mod slots;
+pub mod stock;
 pub mod work;
 
 use std::sync::Arc;

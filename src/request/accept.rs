@@ -48,6 +48,8 @@ pub async fn serve(
     let mut connections = JoinSet::new();
     let mut places = Places::new();
     let ends = draining.clone();
+    // Listed once among those who are told, not for each connection.
+    let mut over = pin!(told(&mut draining));
     let mut sweeps = interval(SWEEP);
     sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut beats = interval(Pulse::BEAT);
@@ -73,7 +75,7 @@ pub async fn serve(
             Some(_) = connections.join_next() => {}
             _ = sweeps.tick() => sweep(&proxy),
             _ = beats.tick() => proxy.look_for_a_freeze(proxy.clock.now(), Instant::now()),
-            () = told(&mut draining) => break,
+            () = &mut over => break,
         }
     }
     drop(listener);
@@ -100,9 +102,14 @@ async fn connection(
             Arc::clone(&shared.1),
             Arc::clone(&door),
         );
+        let (mut head, body) = request.into_parts();
         // Boxed: hyper keeps room for it as long as the connection, and what serves a request is of
-        // no use to one that streams its answer: 7 KiB each.
-        Box::pin(async move { Ok::<_, Infallible>(flow::serve(proxy, &door, peer, request).await) })
+        // no use to one that streams its answer. What is large is lent, not handed over: a future
+        // has room for each hand that a value goes through, and moves all of its room into the box.
+        Box::pin(async move {
+            let answer = flow::serve(&proxy, &door, &peer, &mut head, body).await;
+            Ok::<_, Infallible>(answer)
+        })
     });
     let mut connection = http1::Builder::new()
         .timer(HeadTimer::default())

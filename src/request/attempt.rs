@@ -21,7 +21,7 @@ use super::record::Record;
 use super::stream::Coming;
 use crate::api::{self, Answer};
 use crate::config::snapshot::BackendId;
-use crate::endpoint::connection::{Connection, SendError, Sending, Sent};
+use crate::endpoint::connection::{Connection, SendError, Sent};
 use crate::endpoint::live::Endpoint;
 use crate::health::passive;
 use crate::plan::candidates::{Candidate, Plan};
@@ -75,9 +75,9 @@ pub(super) enum Unanswered {
 /// Asks one candidate after the other. The only loop that tries again, and `again` decides.
 pub(super) async fn answer(
     call: &Call<'_>,
-    mut outbound: Outbound,
+    outbound: &mut Outbound,
     record: &mut Record,
-) -> Result<Answered, Unanswered> {
+) -> Result<Box<Answered>, Unanswered> {
     let mut now = outbound.ready;
     let mut patience = Patience::begin(call, now);
     call.proxy.look_for_a_freeze(call.wall, call.began);
@@ -89,7 +89,7 @@ pub(super) async fn answer(
         if let Ok(Some(backend)) = admitted {
             round.prefer(backend);
         }
-        let Some(candidate) = round.left.front().cloned() else {
+        let Some(backend) = round.left.front().map(|first| first.backend) else {
             return Err(round.failed(missing));
         };
         if record.waited() {
@@ -104,7 +104,7 @@ pub(super) async fn answer(
             left: patience.left_at(now),
         };
         let asked = match admitted {
-            Ok(_) => attempt(call, &mut round, &candidate, terms, &mut outbound, record).await,
+            Ok(_) => attempt(call, &mut round, terms, outbound, record).await,
             Err(failure) => Err(failure),
         };
         let failure = match asked {
@@ -112,13 +112,13 @@ pub(super) async fn answer(
             Err(failure) => failure,
         };
         missing |= failure.kind == Kind::NotThere;
-        let endpoint = call.live.endpoint(call.route.service, candidate.backend);
+        let endpoint = call.live.endpoint(call.route.service, backend);
         let standing = Standing {
             budget: draws(&failure) && endpoint.is_some_and(|endpoint| endpoint.budget.draw()),
             changes: call.meaning.effect.changes(),
             replayable: outbound.replayable(),
             // A hedge may have asked one of them meanwhile.
-            others: round.others(),
+            others: round.others_now(call),
             tried_fresh: fresh,
             spill: call.spills(),
             missing,
@@ -152,6 +152,8 @@ struct Round<'a> {
     left: VecDeque<Candidate>,
     /// When it was planned, if those behind the first are still to be.
     unplanned: Option<Timestamp>,
+    /// Some backend is no candidate because it lacks the data.
+    lacking: bool,
     last: Option<(Failure, Option<&'a Arc<Endpoint>>)>,
 }
 
@@ -162,21 +164,25 @@ impl Round<'_> {
                 active: lead.active,
                 left: VecDeque::from([lead.candidate]),
                 unplanned: lead.others.then_some(now),
+                lacking: false,
                 last: None,
             });
         }
+        let plan = call.plan_at(now);
+        let lacking = plan.lacks_data();
         let Plan {
             active,
             candidates,
             refusal,
             ..
-        } = call.plan_at(now);
+        } = plan;
         match refusal {
             Some(refusal) => Err(Unanswered::Refused { refusal, active }),
             None => Ok(Self {
                 active,
                 left: candidates.into(),
                 unplanned: None,
+                lacking,
                 last: None,
             }),
         }
@@ -187,11 +193,18 @@ impl Round<'_> {
         self.left.len() > 1 || self.unplanned.is_some()
     }
 
+    /// The same when it matters who they are: one that lacks the data is none.
+    fn others_now(&mut self, call: &Call<'_>) -> bool {
+        self.plan_others(call);
+        self.others()
+    }
+
     /// Plans those behind the first, if that was not needed before.
     fn plan_others(&mut self, call: &Call<'_>) {
         if let (Some(at), Some(first)) = (self.unplanned.take(), self.left.front()) {
-            let others = call.plan_at(at).behind(first.backend);
-            self.left.extend(others);
+            let plan = call.plan_at(at);
+            self.lacking = plan.lacks_data();
+            self.left.extend(plan.behind(first.backend));
         }
     }
 
@@ -228,40 +241,52 @@ impl Round<'_> {
         let unplanned = || (Failure::unsent(Kind::Lost, "no candidate"), None);
         let (failure, endpoint) = self.last.unwrap_or_else(unplanned);
         Unanswered::Failed {
+            // The active one did answer, wrongly: that another lacks the data is not why.
+            missing: missing || self.lacking && failure.phase != Phase::Answering,
             failure,
             endpoint: endpoint.cloned(),
-            missing,
         }
     }
 }
 
-/// One try of one candidate.
+/// One try of the first candidate of those who are left.
 async fn attempt(
     call: &Call<'_>,
     round: &mut Round<'_>,
-    candidate: &Candidate,
     terms: Terms,
     outbound: &mut Outbound,
     record: &mut Record,
-) -> Result<Answered, Failure> {
-    let Some(endpoint) = call.live.endpoint(call.route.service, candidate.backend) else {
+) -> Result<Box<Answered>, Failure> {
+    let first = round.left.front();
+    let Some((candidate, endpoint)) = first.and_then(|first| {
+        let endpoint = call.live.endpoint(call.route.service, first.backend)?;
+        Some((first, endpoint))
+    }) else {
         return Err(Failure::unsent(Kind::Lost, "no endpoint"));
     };
     record.at(endpoint, &candidate.reason);
+    let backend = candidate.backend;
     // As the plan saw it: who fell into doubt while it was dialled is left at once.
     let able = endpoint.verdict().able();
     let mut connection = connect(call, endpoint, terms).await?;
     let stand = Stand {
-        backend: candidate.backend,
+        backend,
         active: round.active.backend,
         movable: terms.others && outbound.replayable(),
         repeatable: call.meaning.effect == Effect::Read && outbound.replayable(),
         able,
     };
     call.sent.store(true, Ordering::Relaxed);
+    // Pinned here, so that nobody who waits for it carries it along.
     let request = outbound.request(call.route, endpoint, stand.only_reads(call));
-    let sending = connection.begin(request);
-    let mut first = pin!(exchange(call, endpoint, connection, sending, stand));
+    let mut sending = pin!(connection.begin(request));
+    let mut first = pin!(exchange(
+        call,
+        endpoint,
+        connection,
+        sending.as_mut(),
+        stand
+    ));
     let asked = if stand.movable && api::is_cheap(endpoint.key.kind, call.meaning) {
         tokio::select! {
             biased;
@@ -310,13 +335,14 @@ async fn exchange(
     call: &Call<'_>,
     endpoint: &Arc<Endpoint>,
     connection: Connection,
-    sending: Sending<impl Future<Output = Sent>>,
+    sending: Pin<&mut impl Future<Output = Sent>>,
     stand: Stand,
-) -> Result<Answered, SendError> {
+) -> Result<Box<Answered>, SendError> {
     let began = Instant::now();
     endpoint.budget.deposit();
-    let sent = head(call, endpoint, &connection, sending, (stand, began)).await;
-    let response = sent.inspect_err(|error| {
+    let sent = head(call, endpoint, sending, (stand, began)).await;
+    let answer = sent.and_then(|sent| connection.answer(sent, call.upgrade.as_ref()));
+    let response = answer.inspect_err(|error| {
         passive::failed(endpoint, &error.failure, call.proxy.clock);
     })?;
     let now = Instant::now();
@@ -324,13 +350,14 @@ async fn exchange(
         endpoint.pace.answered(now.saturating_duration_since(began));
     }
     passive::answered(endpoint, now, call.proxy.clock);
-    let answered = Answered {
+    // Boxed, as it goes through many hands.
+    let answered = Box::new(Answered {
         response: response.map(Coming::Stream),
         connection: Some(connection),
         endpoint: Arc::clone(endpoint),
         active: stand.active,
         at: now,
-    };
+    });
     judge_answer(call, answered, stand).await
 }
 
@@ -338,10 +365,10 @@ async fn exchange(
 /// Neither waits for the other one's failure, and the next candidate is not asked again.
 async fn hedged(
     call: &Call<'_>,
-    mut first: Pin<&mut impl Future<Output = Result<Answered, SendError>>>,
+    mut first: Pin<&mut impl Future<Output = Result<Box<Answered>, SendError>>>,
     terms: Terms,
     (round, outbound, record): (&mut Round<'_>, &mut Outbound, &mut Record),
-) -> Result<Answered, SendError> {
+) -> Result<Box<Answered>, SendError> {
     round.plan_others(call);
     let next = round.left.remove(1);
     let found = next.and_then(|next| {
@@ -371,7 +398,7 @@ async fn hedged(
     };
     let second = async {
         let mut connection = connect(call, other, terms).await?;
-        let sending = connection.begin(request);
+        let sending = pin!(connection.begin(request));
         exchange(call, other, connection, sending, stand).await
     };
     tokio::pin!(second);
@@ -392,30 +419,27 @@ async fn hedged(
     asked
 }
 
-/// Waits for the head of an answer, as long as that makes sense.
+/// Waits for what becomes of a request, as long as that makes sense.
 async fn head(
     call: &Call<'_>,
     endpoint: &Endpoint,
-    connection: &Connection,
-    sending: Sending<impl Future<Output = Sent>>,
+    mut sending: Pin<&mut impl Future<Output = Sent>>,
     (stand, began): (Stand, Instant),
-) -> Result<Response<Incoming>, SendError> {
+) -> Result<Sent, SendError> {
     let repairs = endpoint.lost.repairs();
-    let (asked, mut answer) = (sending.asked, pin!(sending.answer));
-    let sent = tokio::select! {
+    tokio::select! {
         biased;
-        sent = &mut answer => sent,
+        sent = &mut sending => Ok(sent),
         () = call.patient() => {
             // Boxed, so that those that are answered at once do not carry the room for it.
             let impatience = Box::pin(impatience(call, endpoint, stand, (repairs, began)));
             tokio::select! {
                 biased;
-                sent = &mut answer => sent,
-                failure = impatience => return Err(SendError::from(failure)),
+                sent = &mut sending => Ok(sent),
+                failure = impatience => Err(SendError::from(failure)),
             }
         }
-    };
-    connection.answer(sent, asked.as_ref())
+    }
 }
 
 /// Why a request that was `sent` then is not waited for any longer. Slowness alone is no reason but
@@ -426,7 +450,8 @@ async fn impatience(
     stand: Stand,
     (repairs, sent): (u64, Instant),
 ) -> Failure {
-    let leaves = stand.repeatable && stand.movable && stand.able;
+    let others = || call.plan().candidates.len() > 1;
+    let leaves = stand.repeatable && stand.movable && stand.able && others();
     let mut waiting = endpoint.lost.wait();
     let mut tunnel = endpoint.lost.wait();
     tokio::select! {
@@ -465,9 +490,9 @@ async fn hedge_is_due(endpoint: &Endpoint, began: Instant) {
 /// one that is full hands on to the next where the request can be sent again.
 async fn judge_answer(
     call: &Call<'_>,
-    answered: Answered,
+    answered: Box<Answered>,
     stand: Stand,
-) -> Result<Answered, SendError> {
+) -> Result<Box<Answered>, SendError> {
     let kind = call.service().kind;
     let active = stand.backend == stand.active;
     let failure = match api::answer(kind, call.meaning, call.path, answered.response.status()) {
@@ -485,7 +510,7 @@ async fn judge_answer(
 }
 
 /// Reads a short answer to see whether it says `exists: false`.
-async fn read_exists(mut answered: Answered) -> Result<Answered, Failure> {
+async fn read_exists(mut answered: Box<Answered>) -> Result<Box<Answered>, Failure> {
     let empty = Coming::Read(Bytes::new());
     let bytes = match std::mem::replace(answered.response.body_mut(), empty) {
         Coming::Read(bytes) => bytes,
