@@ -3,6 +3,7 @@
 //! Owns the knowledge about the upstreams' APIs. Pure: bytes in, words out; no I/O, no
 //! configuration, no time.
 
+pub mod collections;
 pub mod dialect;
 pub mod embed;
 pub mod grpc;
@@ -99,6 +100,11 @@ pub fn is_transfer(meaning: Meaning) -> bool {
         meaning.op,
         "pull" | "push" | "create" | "blobs" | "snapshot"
     )
+}
+
+/// Whether a request that went well may have changed which models or collections its backend has.
+pub fn changes_stock(kind: Kind, meaning: Meaning) -> bool {
+    models::changes_models(kind, meaning) || collections::changes_collections(kind, meaning)
 }
 
 /// What the head of an answer says about asking another backend.

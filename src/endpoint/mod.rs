@@ -13,6 +13,7 @@ pub mod lost;
 pub mod models;
 pub mod pace;
 pub mod slots;
+pub mod stock;
 pub mod work;
 
 use std::sync::Arc;

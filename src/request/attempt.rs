@@ -118,7 +118,7 @@ pub(super) async fn answer(
             changes: call.meaning.effect.changes(),
             replayable: outbound.replayable(),
             // A hedge may have asked one of them meanwhile.
-            others: round.others(),
+            others: round.others_now(call),
             tried_fresh: fresh,
             spill: call.spills(),
             missing,
@@ -152,6 +152,8 @@ struct Round<'a> {
     left: VecDeque<Candidate>,
     /// When it was planned, if those behind the first are still to be.
     unplanned: Option<Timestamp>,
+    /// Some backend is no candidate because it lacks the data.
+    lacking: bool,
     last: Option<(Failure, Option<&'a Arc<Endpoint>>)>,
 }
 
@@ -162,21 +164,25 @@ impl Round<'_> {
                 active: lead.active,
                 left: VecDeque::from([lead.candidate]),
                 unplanned: lead.others.then_some(now),
+                lacking: false,
                 last: None,
             });
         }
+        let plan = call.plan_at(now);
+        let lacking = plan.lacks_data();
         let Plan {
             active,
             candidates,
             refusal,
             ..
-        } = call.plan_at(now);
+        } = plan;
         match refusal {
             Some(refusal) => Err(Unanswered::Refused { refusal, active }),
             None => Ok(Self {
                 active,
                 left: candidates.into(),
                 unplanned: None,
+                lacking,
                 last: None,
             }),
         }
@@ -187,11 +193,18 @@ impl Round<'_> {
         self.left.len() > 1 || self.unplanned.is_some()
     }
 
+    /// The same when it matters who they are: one that lacks the data is none.
+    fn others_now(&mut self, call: &Call<'_>) -> bool {
+        self.plan_others(call);
+        self.others()
+    }
+
     /// Plans those behind the first, if that was not needed before.
     fn plan_others(&mut self, call: &Call<'_>) {
         if let (Some(at), Some(first)) = (self.unplanned.take(), self.left.front()) {
-            let others = call.plan_at(at).behind(first.backend);
-            self.left.extend(others);
+            let plan = call.plan_at(at);
+            self.lacking = plan.lacks_data();
+            self.left.extend(plan.behind(first.backend));
         }
     }
 
@@ -228,9 +241,10 @@ impl Round<'_> {
         let unplanned = || (Failure::unsent(Kind::Lost, "no candidate"), None);
         let (failure, endpoint) = self.last.unwrap_or_else(unplanned);
         Unanswered::Failed {
+            // The active one did answer, wrongly: that another lacks the data is not why.
+            missing: missing || self.lacking && failure.phase != Phase::Answering,
             failure,
             endpoint: endpoint.cloned(),
-            missing,
         }
     }
 }
@@ -437,7 +451,8 @@ async fn head(
 
 /// Why a request is not waited for any longer. Slowness alone is no reason but for `head`.
 async fn impatience(call: &Call<'_>, endpoint: &Endpoint, stand: Stand, repairs: u64) -> Failure {
-    let leaves = stand.repeatable && stand.movable && stand.able;
+    let others = || call.plan().candidates.len() > 1;
+    let leaves = stand.repeatable && stand.movable && stand.able && others();
     let mut waiting = endpoint.lost.wait();
     let mut tunnel = endpoint.lost.wait();
     tokio::select! {

@@ -1,5 +1,6 @@
 //! One request, matched and understood: what every later step asks of it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use super::record::Record;
 use super::rewrite::View;
 use super::tunnel;
 use crate::api;
+use crate::api::collections::collection_of;
 use crate::api::models::Model;
 use crate::config::snapshot::{Policy, Route, Service, Timeouts};
 use crate::endpoint::connection::Outgoing;
@@ -31,6 +33,7 @@ use crate::plan::route::meaning;
 use crate::reload::store::{Asked, Live};
 use crate::words::clock::Deadline;
 use crate::words::effect::{Effect, Meaning};
+use crate::words::names::Kind;
 use crate::words::verdict::Verdict;
 
 /// As good as never, and far from overflowing an instant.
@@ -128,8 +131,15 @@ impl<'a> Call<'a> {
     /// The same as things stand at an instant.
     pub(super) fn plan_at(&self, now: Timestamp) -> Plan {
         let service = self.route.service;
-        let known = self.live.known(service, &self.asked(now));
+        let asked = self.asked(now).of_collection(self.collection());
+        let known = self.live.known(service, &asked);
         plan(&self.live.snapshot, service, self.meaning, &known, now)
+    }
+
+    /// The collection that it names, where another backend may lack it.
+    fn collection(&self) -> Option<Cow<'_, str>> {
+        let reads = self.service().kind == Kind::Qdrant && self.meaning.effect == Effect::Read;
+        reads.then(|| collection_of(self.path)).flatten()
     }
 
     /// How that plan begins, if that can be said without all of it.

@@ -23,7 +23,8 @@ use super::queue::Queued;
 use super::rules::Refusal;
 use super::trace::Trace;
 use super::worked::Worked;
-use crate::api::models::{Model, changes_models};
+use crate::api::changes_stock;
+use crate::api::models::Model;
 use crate::api::stream::{Ending, Watcher};
 use crate::endpoint::live::Endpoint;
 use crate::endpoint::slots::Slot;
@@ -89,7 +90,7 @@ pub(super) struct Record {
     queued: Option<Queued>,
     /// Its place there.
     slot: Option<Slot>,
-    /// The models of its endpoint may be others afterwards.
+    /// The models or collections of its endpoint may be others afterwards.
     restocks: bool,
     ended: bool,
 }
@@ -157,7 +158,7 @@ impl Record {
         self.service = Some(call.service().name.clone());
         self.effect = call.meaning.effect.as_str();
         self.op = call.meaning.op;
-        self.restocks = changes_models(call.service().kind, call.meaning);
+        self.restocks = changes_stock(call.service().kind, call.meaning);
     }
 
     /// So much of its body was read; `rest` counts what is read when it is sent.
@@ -343,7 +344,7 @@ impl Record {
         self.add_rest();
         if let (true, Some(endpoint)) = (self.restocks, &self.endpoint) {
             // Half a pull may have left something, too.
-            endpoint.models.want();
+            endpoint.want_stock();
         }
         let took = now.saturating_duration_since(self.began);
         self.add_work(now);
