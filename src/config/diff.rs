@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Display;
 use std::hash::Hash;
 
+use http::HeaderName;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -16,6 +17,7 @@ use super::snapshot::{
     Schedule, Scope, Service, ServiceId, Snapshot, Timeouts, Token, Url,
 };
 use crate::api::models::Model;
+use crate::words::secret::Secret;
 use crate::words::units::show_duration;
 
 /// What is different in `new`, a sentence for each change, without a full stop; empty when nothing
@@ -216,6 +218,24 @@ fn backends(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
     );
 }
 
+/// What is different in the headers that `whom` gets.
+fn headers(whom: &str, [old, new]: [&[(HeaderName, Secret)]; 2], changes: &mut Changes) {
+    for (header, secret) in new {
+        match old.iter().find(|(other, _)| other == header) {
+            None => changes.say(format!("{whom} gets the header {header}")),
+            Some((_, before)) if before != secret => {
+                changes.say(format!("{whom} gets another secret in the header {header}"));
+            }
+            Some(_) => {}
+        }
+    }
+    for (header, _) in old {
+        if !new.iter().any(|(other, _)| other == header) {
+            changes.say(format!("{whom} no longer gets the header {header}"));
+        }
+    }
+}
+
 /// Where a backend is.
 fn site(backend: &Backend) -> String {
     let host = || backend.host.to_string();
@@ -228,19 +248,12 @@ fn url(backend: &Backend, before: Option<&Url>, changes: &mut Changes) {
         return;
     };
     let name = &backend.name;
-    for (header, secret) in &new.headers {
-        match old.headers.iter().find(|(other, _)| other == header) {
-            None => changes.say(format!("{name} gets the header {header}")),
-            Some((_, before)) if before != secret => {
-                changes.say(format!("{name} gets another secret in the header {header}"));
-            }
-            Some(_) => {}
-        }
-    }
-    for (header, _) in &old.headers {
-        if !new.headers.iter().any(|(other, _)| other == header) {
-            changes.say(format!("{name} no longer gets the header {header}"));
-        }
+    headers(name.as_str(), [&old.headers, &new.headers], changes);
+    let read = |url: &Url| url.read_headers.clone().unwrap_or_default();
+    let reads = format!("{name}, for reads while it is not the active one,");
+    headers(&reads, [&read(old), &read(new)], changes);
+    if old.read_headers.is_some() && new.read_headers.is_none() {
+        changes.say(format!("{reads} gets the headers of all requests"));
     }
     if old.roots != new.roots {
         let who = |url: &Url| match &url.roots {

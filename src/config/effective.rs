@@ -248,9 +248,14 @@ impl Listing<'_> {
             None => self.of(table, &path, "host", quoted(&backend.host)),
         }
         self.of(table, &path, "dial", quoted(backend.network.as_str()));
-        for (header, _) in backend.url.iter().flat_map(|url| &url.headers) {
-            let origin = self.origin(table, "headers");
-            self.put(format!("{path}.headers.{header}"), "***", origin);
+        if let Some(url) = &backend.url {
+            let read = url.read_headers.as_deref().unwrap_or_default();
+            for (key, headers) in [("headers", &*url.headers), ("read_headers", read)] {
+                for (header, _) in headers {
+                    let origin = self.origin(table, key);
+                    self.put(format!("{path}.{key}.{header}"), "***", origin);
+                }
+            }
         }
         let ca = table.get::<&str>("ca").map(|ca| quoted(ca.value));
         self.written(table, &path, "ca", ca);

@@ -232,6 +232,9 @@ pub struct Url {
     pub authority: String,
     /// Headers that a request to it gets, whatever the client sent under those names.
     pub headers: Vec<(HeaderName, Secret)>,
+    /// What a read gets instead of them while another backend is the active one, and what our own
+    /// questions get; `None`: the same.
+    pub read_headers: Option<Vec<(HeaderName, Secret)>>,
     /// Whom to trust; `None`: the public roots.
     pub roots: Option<Vec<CertificateDer<'static>>>,
 }

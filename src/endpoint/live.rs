@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderValue;
 use jiff::Timestamp;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
 use tokio::sync::{Notify, watch};
@@ -17,6 +17,7 @@ use super::budget::Budget;
 use super::connection::Connection;
 use super::dials::Dials;
 use super::idle::Idle;
+use super::inject::Inject;
 use super::lost::Lost;
 use super::models::Models;
 use super::pace::Pace;
@@ -57,8 +58,8 @@ pub struct Endpoint {
     pub key: Key,
     /// Where it is dialled.
     pub place: Place,
-    /// Headers that it gets with every request, and nobody else does.
-    pub inject: Vec<(HeaderName, HeaderValue)>,
+    /// Headers that it gets, and nobody else does.
+    pub inject: Inject,
     /// The machine it is on.
     pub machine: Arc<Machine>,
     /// Kept-alive connections. Of the data thread only.
@@ -195,7 +196,7 @@ impl Endpoint {
             pace: Pace::default(),
             budget: Budget::default(),
             place: place_of(&key),
-            inject: inject(&key),
+            inject: Inject::of(key.url.as_deref()),
             key,
             machine,
             lost: Lost::new(),
@@ -426,17 +427,6 @@ fn place_of(key: &Key) -> Place {
         direct: key.network == Network::Direct,
         tls: secure.map(|url| Tls::trusting(url.roots.clone())),
     }
-}
-
-fn inject(key: &Key) -> Vec<(HeaderName, HeaderValue)> {
-    let headers = key.url.iter().flat_map(|url| &url.headers);
-    headers
-        .filter_map(|(name, secret)| {
-            let mut value = HeaderValue::from_str(secret.expose()).ok()?;
-            value.set_sensitive(true);
-            Some((name.clone(), value))
-        })
-        .collect()
 }
 
 /// That of its url; else the Host that an upstream of its kind accepts, else its own address.

@@ -8,6 +8,7 @@ pub mod budget;
 pub mod connection;
 pub mod dials;
 pub mod idle;
+pub mod inject;
 pub mod live;
 pub mod lost;
 pub mod models;

@@ -279,7 +279,12 @@ async fn attempt(
     };
     call.sent.store(true, Ordering::Relaxed);
     // Pinned here, so that nobody who waits for it carries it along.
-    let mut sending = pin!(connection.begin(outbound.request(call.route, endpoint)));
+    let request = outbound.request(
+        call.route,
+        endpoint,
+        only_reads(call, stand.backend, stand.active),
+    );
+    let mut sending = pin!(connection.begin(request));
     let mut first = pin!(exchange(
         call,
         endpoint,
@@ -332,6 +337,11 @@ struct Stand {
     able: bool,
     /// When it was sent.
     sent: Instant,
+}
+
+/// Whether it may do nothing but read where it goes.
+fn only_reads(call: &Call<'_>, backend: BackendId, active: BackendId) -> bool {
+    backend != active && call.meaning.effect == Effect::Read
 }
 
 /// Waits for what `endpoint` answers on `connection`, and judges it.
@@ -387,8 +397,8 @@ async fn hedged(
     hedges
         .with_label_values(&[other.key.service.as_str()])
         .inc();
-    let request = outbound.request(call.route, other);
     let (backend, active) = (next.backend, round.active.backend);
+    let request = outbound.request(call.route, other, only_reads(call, backend, active));
     let terms = Terms {
         now: Instant::now(),
         fresh: false,

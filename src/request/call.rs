@@ -250,9 +250,15 @@ impl Outbound {
         self.replayable
     }
 
-    /// The request for an attempt at `endpoint`. What may be sent again is copied, what may not is
-    /// handed over, and comes back by [`Outbound::take_back`] if not one byte of it was sent.
-    pub(super) fn request(&mut self, route: &Route, endpoint: &Endpoint) -> Request<Outgoing> {
+    /// The request for an attempt at `endpoint`; `only_reads`: another one is active, and this one
+    /// is to do nothing but read. What may be sent again is copied, what may not is handed over, and
+    /// comes back by [`Outbound::take_back`] if not one byte of it was sent.
+    pub(super) fn request(
+        &mut self,
+        route: &Route,
+        endpoint: &Endpoint,
+        only_reads: bool,
+    ) -> Request<Outgoing> {
         // What an endpoint gets besides must not come back and reach another one.
         let again = !self.changes && self.replayable || !endpoint.inject.is_empty();
         self.lent = !again;
@@ -273,9 +279,7 @@ impl Outbound {
         };
         *request.headers_mut() = std::mem::replace(&mut self.headers, kept);
         headers::set_host(request.headers_mut(), route, &endpoint.host);
-        for (name, value) in &endpoint.inject {
-            request.headers_mut().insert(name, value.clone());
-        }
+        endpoint.inject.put(request.headers_mut(), only_reads);
         request
     }
 

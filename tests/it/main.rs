@@ -38,3 +38,4 @@ mod token;
 mod tunnel;
 mod upgrade;
 mod work;
+mod writes;

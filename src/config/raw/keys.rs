@@ -279,6 +279,12 @@ const BACKEND: &[Row] = &[
         "with `url`: headers with secrets, such as `{ api-key = { env = \"QDRANT_KEY\" } }`",
     ),
     row(
+        "read_headers",
+        Shape::Secrets,
+        "`headers`",
+        "with `url`: what reads get instead while another backend is the active one, such as a read-only key",
+    ),
+    row(
         "ca",
         Shape::Text,
         "the public roots",

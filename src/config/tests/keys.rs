@@ -42,6 +42,7 @@ pub(super) fn example(path: &str) -> &'static str {
         "backends.N.url" => "\"https://other.example\"",
         "backends.N.dial" => "\"tailnet\"",
         "backends.N.headers" => "{ api-key = { env = \"SECRET\" } }",
+        "backends.N.read_headers" => "{ api-key = { env = \"SECRET\" } }",
         "backends.N.ca" => "\"CA\"",
         "services.N.listen" => "\"127.0.0.1:4\"",
         "services.N.effects.effect" | "routes.effects.effect" => "\"admin\"",
@@ -186,7 +187,7 @@ fn table_for(table: &str, key: &str, is_set: bool, set: &str) -> String {
     match table {
         "schedule" => String::new(),
         // These are of a url, which one service lists.
-        "backends.N" if matches!(key, "url" | "dial" | "headers" | "ca") => {
+        "backends.N" if matches!(key, "url" | "dial" | "headers" | "read_headers" | "ca") => {
             let url = unless("url", "url = \"https://one.example\"");
             format!("[backends.N]\n{url}{set}[services.N]\nport = 9\nbackends = [\"N\"]\n")
         }
