@@ -312,6 +312,19 @@ impl Stage {
             .unwrap()
     }
 
+    /// What a command prints that is told of the file.
+    fn said(&self, admin: SocketAddr, arguments: &[&str]) -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_tailhop"))
+            .env_clear()
+            .env("TAILHOP_ADMIN", admin.to_string())
+            .args(arguments)
+            .arg(&self.file)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        texts(&output).0
+    }
+
     fn state(&self) -> PathBuf {
         self.folder.path().join("state.json")
     }
@@ -328,7 +341,7 @@ async fn the_date_passes_the_data_moves_then_reads_then_writes_and_nothing_is_lo
         Err(why) => return skip(&why),
     };
     let stage = Stage::start(&python).await;
-    stage.planned(SignedDuration::from_secs(6));
+    stage.planned(SignedDuration::from_secs(8));
     let instances = [(); 3].map(|()| Instance::start(&stage.file));
     let load = Load::on(&instances);
 
@@ -336,6 +349,20 @@ async fn the_date_passes_the_data_moves_then_reads_then_writes_and_nothing_is_lo
     let said = instances[0].says("warned", lacks);
     assert_eq!(said["active"]["backend"], OLD);
     assert_eq!(said["next_switch"]["lacks"], json!(["collection papers"]));
+
+    for (command, words) in [
+        (
+            &["check", "--live", "--config"][..],
+            "; lacks collection papers; the switch of ",
+        ),
+        (
+            &["explain", "--timeline", "--config"],
+            "writes stay); to be held: mac-dev1 lacks collection papers",
+        ),
+    ] {
+        let said = stage.said(instances[0].admin, command);
+        assert!(said.contains(words), "{said}");
+    }
 
     // The date passes: served by whom the data is with, and said so, by one that began later, too.
     for instance in &instances {
