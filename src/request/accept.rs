@@ -57,9 +57,10 @@ pub async fn serve(
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) if places.has_place(connections.len()) => {
+                Ok((stream, _)) if places.has_place(held(&mut connections)) => {
                     let (proxy, door) = (Arc::clone(&proxy), Arc::clone(&door));
-                    connections.spawn(connection(proxy, door, stream, ends.clone()));
+                    // Boxed: a task that is begun and ended is moved several times.
+                    connections.spawn(Box::pin(connection(proxy, door, stream, ends.clone())));
                 }
                 Ok((stream, _)) => {
                     Record::no_request(&proxy, Refusal::Full);
@@ -72,14 +73,23 @@ pub async fn serve(
                     sleep(ACCEPT_PAUSE).await;
                 }
             },
-            Some(_) = connections.join_next() => {}
-            _ = sweeps.tick() => sweep(&proxy),
+            _ = sweeps.tick() => {
+                sweep(&proxy);
+                held(&mut connections);
+            }
             _ = beats.tick() => proxy.look_for_a_freeze(proxy.clock.now(), Instant::now()),
             () = &mut over => break,
         }
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
+}
+
+/// How many connections there are. Those that ended are taken out here, and not whenever one ends,
+/// which would wake the acceptor once more for each.
+fn held(connections: &mut JoinSet<()>) -> usize {
+    while connections.try_join_next().is_some() {}
+    connections.len()
 }
 
 /// Serves one connection; while draining it ends after the request that it carries. hyper notices a

@@ -275,6 +275,7 @@ async fn attempt(
         movable: terms.others && outbound.replayable(),
         repeatable: call.meaning.effect == Effect::Read && outbound.replayable(),
         able,
+        sent: sent(&connection, terms),
     };
     call.sent.store(true, Ordering::Relaxed);
     // Pinned here, so that nobody who waits for it carries it along.
@@ -308,6 +309,15 @@ async fn attempt(
     })
 }
 
+/// When a request goes out on a connection: one that was there already took no time to get.
+fn sent(connection: &Connection, terms: Terms) -> Instant {
+    if connection.reused {
+        terms.now
+    } else {
+        Instant::now()
+    }
+}
+
 /// What an answer is judged by.
 #[derive(Clone, Copy)]
 struct Stand {
@@ -320,6 +330,8 @@ struct Stand {
     repeatable: bool,
     /// The endpoint was thought able when it was chosen.
     able: bool,
+    /// When it was sent.
+    sent: Instant,
 }
 
 /// Waits for what `endpoint` answers on `connection`, and judges it.
@@ -330,16 +342,17 @@ async fn exchange(
     sending: Pin<&mut impl Future<Output = Sent>>,
     stand: Stand,
 ) -> Result<Box<Answered>, SendError> {
-    let began = Instant::now();
     endpoint.budget.deposit();
-    let sent = head(call, endpoint, sending, (stand, began)).await;
+    let sent = head(call, endpoint, sending, stand).await;
     let answer = sent.and_then(|sent| connection.answer(sent, call.upgrade.as_ref()));
     let response = answer.inspect_err(|error| {
         passive::failed(endpoint, &error.failure, call.proxy.clock);
     })?;
     let now = Instant::now();
     if call.meaning.effect != Effect::Inference {
-        endpoint.pace.answered(now.saturating_duration_since(began));
+        endpoint
+            .pace
+            .answered(now.saturating_duration_since(stand.sent));
     }
     passive::answered(endpoint, now, call.proxy.clock);
     // Boxed, as it goes through many hands.
@@ -375,13 +388,7 @@ async fn hedged(
         .with_label_values(&[other.key.service.as_str()])
         .inc();
     let request = outbound.request(call.route, other);
-    let stand = Stand {
-        backend: next.backend,
-        active: round.active.backend,
-        movable: false,
-        repeatable: false,
-        able: false,
-    };
+    let (backend, active) = (next.backend, round.active.backend);
     let terms = Terms {
         now: Instant::now(),
         fresh: false,
@@ -390,6 +397,14 @@ async fn hedged(
     };
     let second = async {
         let mut connection = connect(call, other, terms).await?;
+        let stand = Stand {
+            backend,
+            active,
+            movable: false,
+            repeatable: false,
+            able: false,
+            sent: sent(&connection, terms),
+        };
         let sending = pin!(connection.begin(request));
         exchange(call, other, connection, sending, stand).await
     };
@@ -416,7 +431,7 @@ async fn head(
     call: &Call<'_>,
     endpoint: &Endpoint,
     mut sending: Pin<&mut impl Future<Output = Sent>>,
-    (stand, began): (Stand, Instant),
+    stand: Stand,
 ) -> Result<Sent, SendError> {
     let repairs = endpoint.lost.repairs();
     tokio::select! {
@@ -424,7 +439,7 @@ async fn head(
         sent = &mut sending => Ok(sent),
         () = call.patient() => {
             // Boxed, so that those that are answered at once do not carry the room for it.
-            let impatience = Box::pin(impatience(call, endpoint, stand, (repairs, began)));
+            let impatience = Box::pin(impatience(call, endpoint, stand, repairs));
             tokio::select! {
                 biased;
                 sent = &mut sending => Ok(sent),
@@ -434,14 +449,8 @@ async fn head(
     }
 }
 
-/// Why a request that was `sent` then is not waited for any longer. Slowness alone is no reason but
-/// for `head`.
-async fn impatience(
-    call: &Call<'_>,
-    endpoint: &Endpoint,
-    stand: Stand,
-    (repairs, sent): (u64, Instant),
-) -> Failure {
+/// Why a request is not waited for any longer. Slowness alone is no reason but for `head`.
+async fn impatience(call: &Call<'_>, endpoint: &Endpoint, stand: Stand, repairs: u64) -> Failure {
     let others = || call.plan().candidates.len() > 1;
     let leaves = stand.repeatable && stand.movable && stand.able && others();
     let mut waiting = endpoint.lost.wait();
@@ -455,7 +464,7 @@ async fn impatience(
         () = tunnel.repaired_since(repairs), if stand.repeatable => {
             Failure::sent(Kind::Lost, "the tunnel was repaired while a read waited")
         }
-        () = ask_for_probes_until(call, endpoint, sent) => {
+        () = ask_for_probes_until(call, endpoint, stand.sent) => {
             Failure::sent(Kind::HeadLate, "the head of the answer did not come in time")
         }
     }
