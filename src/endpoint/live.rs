@@ -62,7 +62,7 @@ pub struct Endpoint {
     /// Kept-alive connections. Of the data thread only.
     pub idle: Idle,
     /// Dials in progress, shared by all who wait for a connection. Of the data thread only.
-    pub dials: Dials,
+    pub dials: Dials<Connection>,
     /// How fast it usually is.
     pub pace: Pace,
     /// How many of its requests may be sent again.

@@ -72,13 +72,34 @@ pub(super) enum Unanswered {
     },
 }
 
+/// How a candidate is asked: by the protocol that its client speaks.
+pub(super) trait Ask {
+    /// The head of an answer, and what its body comes on.
+    type Answered;
+
+    /// When its body had been read as far as it is read before it is sent.
+    fn ready(&self) -> Instant;
+
+    /// Whether its body can be sent more than once.
+    fn replayable(&self) -> bool;
+
+    /// One try of one candidate.
+    fn ask(
+        &mut self,
+        call: &Call<'_>,
+        round: &mut Round<'_>,
+        candidate: (&Candidate, Terms),
+        record: &mut Record,
+    ) -> impl Future<Output = Result<Self::Answered, Failure>>;
+}
+
 /// Asks one candidate after the other. The only loop that tries again, and `again` decides.
-pub(super) async fn answer(
+pub(super) async fn answer<A: Ask>(
     call: &Call<'_>,
-    mut outbound: Outbound,
+    mut outbound: A,
     record: &mut Record,
-) -> Result<Answered, Unanswered> {
-    let mut now = outbound.ready;
+) -> Result<A::Answered, Unanswered> {
+    let mut now = outbound.ready();
     let mut patience = Patience::begin(call, now);
     call.proxy.look_for_a_freeze(call.wall, call.began);
     let mut round = Round::plan(call, call.wall)?;
@@ -104,7 +125,7 @@ pub(super) async fn answer(
             left: patience.left_at(now),
         };
         let asked = match admitted {
-            Ok(_) => attempt(call, &mut round, &candidate, terms, &mut outbound, record).await,
+            Ok(_) => (outbound.ask(call, &mut round, (&candidate, terms), record)).await,
             Err(failure) => Err(failure),
         };
         let failure = match asked {
@@ -147,8 +168,8 @@ fn draws(failure: &Failure) -> bool {
 }
 
 /// One plan, and whom it has left.
-struct Round<'a> {
-    active: Active,
+pub(super) struct Round<'a> {
+    pub(super) active: Active,
     left: VecDeque<Candidate>,
     /// When it was planned, if those behind the first are still to be.
     unplanned: Option<Timestamp>,
@@ -235,12 +256,33 @@ impl Round<'_> {
     }
 }
 
+impl Ask for Outbound {
+    type Answered = Answered;
+
+    fn ready(&self) -> Instant {
+        self.ready
+    }
+
+    fn replayable(&self) -> bool {
+        self.replayable
+    }
+
+    fn ask(
+        &mut self,
+        call: &Call<'_>,
+        round: &mut Round<'_>,
+        candidate: (&Candidate, Terms),
+        record: &mut Record,
+    ) -> impl Future<Output = Result<Answered, Failure>> {
+        attempt(call, round, candidate, self, record)
+    }
+}
+
 /// One try of one candidate.
 async fn attempt(
     call: &Call<'_>,
     round: &mut Round<'_>,
-    candidate: &Candidate,
-    terms: Terms,
+    (candidate, terms): (&Candidate, Terms),
     outbound: &mut Outbound,
     record: &mut Record,
 ) -> Result<Answered, Failure> {
@@ -254,8 +296,8 @@ async fn attempt(
     let stand = Stand {
         backend: candidate.backend,
         active: round.active.backend,
-        movable: terms.others && outbound.replayable(),
-        repeatable: call.meaning.effect == Effect::Read && outbound.replayable(),
+        movable: terms.others && outbound.replayable,
+        repeatable: call.meaning.effect == Effect::Read && outbound.replayable,
         able,
     };
     call.sent.store(true, Ordering::Relaxed);

@@ -18,6 +18,7 @@ use hyper::upgrade::OnUpgrade;
 use super::attempt::{Answered, Unanswered};
 use super::call::Call;
 use super::headers;
+use super::peer::Peer;
 use super::queue;
 use super::record::{REQUEST_ID, Record, failure_word};
 use super::rules::Refusal;
@@ -50,6 +51,7 @@ const ROUTES_TOLD: usize = 50;
 /// Passes an upstream's answer on.
 pub(super) fn pass_on(
     call: &Call<'_>,
+    peer: &Arc<Peer>,
     answered: Answered,
     mut record: Record,
 ) -> Response<Downstream> {
@@ -66,7 +68,7 @@ pub(super) fn pass_on(
     sign(&mut parts.headers, &endpoint, &record);
     let watch = Watch::new(call.idle_bound(), call.total, at);
     let watcher = watcher(call, parts.status, &mut parts.headers);
-    let peer = Arc::clone(call.peer);
+    let peer = Arc::clone(peer);
     let body = Passing::new(body, connection, endpoint, record, watch, peer).watched(watcher);
     Response::from_parts(parts, Downstream::Passing(Box::new(body)))
 }
@@ -99,13 +101,14 @@ fn sign(headers: &mut HeaderMap, endpoint: &Endpoint, record: &Record) {
 /// Passes on that the upstream switches to another protocol, which follows when hyper is done.
 pub(super) fn switch(
     call: &Call<'_>,
+    peer: &Arc<Peer>,
     mut answered: Answered,
     client: OnUpgrade,
     record: Record,
 ) -> Response<Downstream> {
     let upstream = hyper::upgrade::on(&mut answered.response);
     let Some(connection) = answered.connection.take() else {
-        return pass_on(call, answered, record);
+        return pass_on(call, peer, answered, record);
     };
     let mut record = record;
     let status = StatusCode::SWITCHING_PROTOCOLS;
@@ -119,7 +122,7 @@ pub(super) fn switch(
     headers::for_client(headers, spoken, &call.view(&answered.endpoint));
     tunnel::announce(headers, protocol.unwrap_or(HeaderValue::from_static("")));
     sign(headers, &answered.endpoint, &record);
-    call.peer.tunnel(Tunnel {
+    peer.tunnel(Tunnel {
         client,
         upstream,
         connection,
