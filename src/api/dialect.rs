@@ -46,7 +46,7 @@ fn word(status: StatusCode) -> &'static str {
     }
 }
 
-fn shorten(message: &str) -> &str {
+pub(super) fn shorten(message: &str) -> &str {
     let mut end = message.len().min(MESSAGE_MAX);
     while !message.is_char_boundary(end) {
         end -= 1;

@@ -5,6 +5,7 @@
 
 pub mod dialect;
 pub mod embed;
+pub mod grpc;
 mod http;
 mod json;
 pub mod models;
