@@ -20,6 +20,7 @@ use super::idle::Idle;
 use super::lost::Lost;
 use super::models::Models;
 use super::pace::Pace;
+use super::sessions::Sessions;
 use super::slots::Slots;
 use super::work::Work;
 use crate::api;
@@ -43,6 +44,8 @@ pub struct Key {
     pub host: Arc<str>,
     /// The port that is dialled.
     pub port: u16,
+    /// The port that is dialled for gRPC, if it speaks it.
+    pub grpc_port: Option<u16>,
     /// Which network leads there.
     pub network: Network,
     /// What belongs to its url, if it has one.
@@ -63,6 +66,8 @@ pub struct Endpoint {
     pub idle: Idle,
     /// Dials in progress, shared by all who wait for a connection. Of the data thread only.
     pub dials: Dials<Connection>,
+    /// Its connections for gRPC, if it speaks it.
+    pub grpc: Option<Sessions>,
     /// How fast it usually is.
     pub pace: Pace,
     /// How many of its requests may be sent again.
@@ -189,6 +194,7 @@ impl Endpoint {
             pace: Pace::default(),
             budget: Budget::default(),
             place: place_of(&key),
+            grpc: Sessions::of(&key),
             inject: inject(&key),
             key,
             machine,
@@ -231,7 +237,7 @@ impl Endpoint {
         self.lost.verdict(after.verdict);
         if lost {
             self.lost.declare();
-            self.idle.clear();
+            self.forget_connections();
         }
         *judgement = after;
         (before != judgement.verdict).then_some((before, judgement.verdict))
@@ -242,6 +248,23 @@ impl Endpoint {
     pub fn give_back(&self, connection: Connection, now: Instant) {
         if let Some(connection) = self.dials.offer(connection) {
             self.idle.put(connection, now);
+        }
+    }
+
+    /// Idle connections may be dead without knowing, or descriptors are used up: none is used for
+    /// what is new.
+    pub fn forget_connections(&self) {
+        self.idle.clear();
+        if let Some(grpc) = &self.grpc {
+            grpc.clear();
+        }
+    }
+
+    /// Drops connections that nobody will use. The data thread calls it now and then.
+    pub fn sweep(&self) {
+        self.idle.sweep();
+        if let Some(grpc) = &self.grpc {
+            grpc.sweep();
         }
     }
 
@@ -298,6 +321,9 @@ impl Endpoint {
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
         self.idle.close();
+        if let Some(grpc) = &self.grpc {
+            grpc.close();
+        }
     }
 
     /// Whether no configuration wants it any more.

@@ -24,7 +24,7 @@ use super::peer::Peer;
 use super::places::Places;
 use super::record::Record;
 use super::rules::Refusal;
-use super::{Proxy, flow, respond};
+use super::{Proxy, flow, grpc, respond};
 use crate::words::clock::Pulse;
 
 /// A client that began no request for so long is closed, and so is one that does not end its head.
@@ -46,7 +46,10 @@ pub async fn serve(
 ) {
     let door = Arc::new(door);
     let mut connections = JoinSet::new();
-    let mut places = Places::new();
+    let mut places = Places::new(match *door {
+        Door::Grpc(_) => grpc::full(),
+        Door::Main | Door::Service(_) => respond::refused_bare(Refusal::Full),
+    });
     let ends = draining.clone();
     let mut sweeps = interval(SWEEP);
     sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -57,7 +60,14 @@ pub async fn serve(
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) if places.has_place(connections.len()) => {
                     let (proxy, door) = (Arc::clone(&proxy), Arc::clone(&door));
-                    connections.spawn(connection(proxy, door, stream, ends.clone()));
+                    match *door {
+                        Door::Grpc(_) => {
+                            connections.spawn(grpc::connection(proxy, door, stream, ends.clone()))
+                        }
+                        Door::Main | Door::Service(_) => {
+                            connections.spawn(connection(proxy, door, stream, ends.clone()))
+                        }
+                    };
                 }
                 Ok((stream, _)) => {
                     Record::no_request(&proxy, Refusal::Full);
@@ -215,12 +225,12 @@ async fn told(draining: &mut watch::Receiver<bool>) {
 
 fn shed(proxy: &Proxy) {
     for endpoint in proxy.store.live().endpoints.iter().flatten() {
-        endpoint.idle.clear();
+        endpoint.forget_connections();
     }
 }
 
 fn sweep(proxy: &Proxy) {
     for endpoint in proxy.store.live().endpoints.iter().flatten() {
-        endpoint.idle.sweep();
+        endpoint.sweep();
     }
 }

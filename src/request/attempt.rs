@@ -40,7 +40,7 @@ const HEDGE_MOST: Duration = Duration::from_millis(250);
 /// A dial through a tunnel that has just come up.
 const DIAL_LEAST: Duration = Duration::from_secs(1);
 /// An answer that must be read to be judged is longer only if it is something else.
-const JUDGED_MAX: usize = 64 * 1024;
+pub(super) const JUDGED_MAX: usize = 64 * 1024;
 
 /// The head of an answer, and the connection that its body comes on.
 pub(super) struct Answered {
@@ -327,16 +327,16 @@ async fn attempt(
 
 /// What an answer is judged by.
 #[derive(Clone, Copy)]
-struct Stand {
-    backend: BackendId,
+pub(super) struct Stand {
+    pub(super) backend: BackendId,
     /// Whom orders and schedule name.
-    active: BackendId,
+    pub(super) active: BackendId,
     /// Another candidate may answer as well.
-    movable: bool,
+    pub(super) movable: bool,
     /// It costs little and changes nothing: it may be sent again on mere doubt.
-    repeatable: bool,
+    pub(super) repeatable: bool,
     /// The endpoint was thought able when it was chosen.
-    able: bool,
+    pub(super) able: bool,
 }
 
 /// Waits for what `endpoint` answers on `connection`, and judges it.
@@ -454,7 +454,7 @@ async fn head(
 
 /// Why a request that was `sent` then is not waited for any longer. Slowness alone is no reason but
 /// for `head`.
-async fn impatience(
+pub(super) async fn impatience(
     call: &Call<'_>,
     endpoint: &Endpoint,
     stand: Stand,

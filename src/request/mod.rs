@@ -19,6 +19,7 @@ pub mod door;
 mod embeddings;
 mod flow;
 mod gate;
+mod grpc;
 pub mod head_timer;
 mod headers;
 mod payload;
@@ -93,7 +94,7 @@ impl Proxy {
     fn look_for_a_freeze(&self, wall: Timestamp, now: Instant) {
         if self.pulse.beat_at(wall, now).is_some() {
             for endpoint in self.store.live().endpoints.iter().flatten() {
-                endpoint.idle.clear();
+                endpoint.forget_connections();
             }
         }
     }

@@ -88,7 +88,7 @@ fn watcher(call: &Call<'_>, status: StatusCode, headers: &mut HeaderMap) -> Opti
 }
 
 /// Says in an answer of the upstream's who answered and why, and by which id it is in our log.
-fn sign(headers: &mut HeaderMap, endpoint: &Endpoint, record: &Record) {
+pub(super) fn sign(headers: &mut HeaderMap, endpoint: &Endpoint, record: &Record) {
     headers.insert(BACKEND, endpoint.name.clone());
     headers.insert(REASON, record.reason());
     if let Some(queue) = record.queue() {
@@ -168,7 +168,13 @@ pub(super) fn refused_bare(refusal: Refusal) -> Vec<u8> {
 
 /// Says why there is no answer.
 pub(super) fn unanswered(call: &Call<'_>, why: Unanswered, record: Record) -> Response<Downstream> {
-    let problem = match why {
+    let problem = problem_of(call, why);
+    write(call.service().kind, call.path, &problem, record)
+}
+
+/// Why there is no answer, before it is put into a dialect.
+pub(super) fn problem_of(call: &Call<'_>, why: Unanswered) -> Problem {
+    match why {
         Unanswered::Refused { refusal, active } => {
             let mut problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, refusal.as_str());
             let backend = name(&call.live.snapshot, active.backend);
@@ -187,8 +193,7 @@ pub(super) fn unanswered(call: &Call<'_>, why: Unanswered, record: Record) -> Re
             endpoint,
             missing,
         } => of_failure(call, &failure, endpoint.as_ref(), missing),
-    };
-    write(call.service().kind, call.path, &problem, record)
+    }
 }
 
 /// Says that the client's own body is at fault, or that the whole request took too long.
@@ -217,7 +222,7 @@ pub(super) fn unauthorized_nowhere(record: Record) -> Response<Downstream> {
     write(ServiceKind::Http, "/", &challenge(), record)
 }
 
-fn challenge() -> Problem {
+pub(super) fn challenge() -> Problem {
     let mut problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized");
     problem.proxy_error = "http_request_denied";
     problem.close = true;
@@ -228,6 +233,11 @@ fn challenge() -> Problem {
 
 /// Says that a backend's address leads back to us (RFC 5842 7.2).
 pub(super) fn goes_round(call: &Call<'_>, record: Record) -> Response<Downstream> {
+    write(call.service().kind, call.path, &round_trip(call), record)
+}
+
+/// The same before it is put into a dialect.
+pub(super) fn round_trip(call: &Call<'_>) -> Problem {
     let mut problem = Problem::new(StatusCode::LOOP_DETECTED, "loop");
     problem.proxy_error = "proxy_loop_detected";
     problem.text = format!(
@@ -235,7 +245,7 @@ pub(super) fn goes_round(call: &Call<'_>, record: Record) -> Response<Downstream
         a_request(call),
         call.service().name,
     );
-    write(call.service().kind, call.path, &problem, record)
+    problem
 }
 
 /// Says that no route leads anywhere.
@@ -255,23 +265,23 @@ pub(super) fn no_route(snapshot: &Snapshot, record: Record) -> Response<Downstre
 }
 
 /// An error of ours before it is put into a dialect.
-struct Problem {
-    status: StatusCode,
+pub(super) struct Problem {
+    pub(super) status: StatusCode,
     /// The word in `x-tailhop-reason` and the metric.
-    word: &'static str,
+    pub(super) word: &'static str,
     /// The error type of RFC 9209.
     proxy_error: &'static str,
-    text: String,
+    pub(super) text: String,
     /// What the service itself would say, before our own words.
-    words: Option<&'static str>,
-    retry_after: Option<Duration>,
+    pub(super) words: Option<&'static str>,
+    pub(super) retry_after: Option<Duration>,
     close: bool,
     /// There is nobody to tell.
-    gone: bool,
+    pub(super) gone: bool,
 }
 
 impl Problem {
-    fn new(status: StatusCode, word: &'static str) -> Self {
+    pub(super) fn new(status: StatusCode, word: &'static str) -> Self {
         Self {
             status,
             word,
@@ -459,7 +469,7 @@ fn write(kind: ServiceKind, path: &str, problem: &Problem, record: Record) -> Re
     response
 }
 
-fn name(snapshot: &Snapshot, backend: BackendId) -> &str {
+pub(super) fn name(snapshot: &Snapshot, backend: BackendId) -> &str {
     snapshot.backend(backend).name.as_str()
 }
 
