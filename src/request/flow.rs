@@ -120,7 +120,14 @@ async fn forward(
     record.read(payload.held(), payload.body.passed());
     if let Some(asked) = embeddings::asked(call, &parts, &payload) {
         // Boxed, so that all others do not carry the room for it.
-        return Box::pin(embeddings::serve((call, peer), asked, &parts, &payload, record)).await;
+        return Box::pin(embeddings::serve(
+            (call, peer),
+            asked,
+            &parts,
+            &payload,
+            record,
+        ))
+        .await;
     }
     let outbound = Outbound::new(
         call,

@@ -18,7 +18,6 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::warn;
 
-
 /// More connections than this are no app's.
 const MOST: u64 = 16_384;
 /// Descriptors that are not for requests: listeners, log, files, probes, the admin listener.

@@ -232,13 +232,14 @@ fn one_address_each(
 ) {
     let mut taken: HashMap<(String, u16), (&Service, BackendId)> = HashMap::new();
     for (service, span) in services {
-        for id in service
-            .backends
-            .iter()
-            .filter(|id| scope.port(service, **id) != 0)
-        {
+        // Nobody is asked by gRPC where no address is for it.
+        let grpc = service.listen_grpc.and(service.grpc_port);
+        let places = (service.backends.iter())
+            .flat_map(|id| [(id, Some(scope.port(service, *id))), (id, grpc)])
+            .filter_map(|(id, port)| Some((id, port.filter(|port| *port != 0)?)));
+        for (id, port) in places {
             let host = scope.backends[id.0].host.to_ascii_lowercase();
-            let address = (host, scope.port(service, *id));
+            let address = (host, port);
             let Some((first, on)) = taken.get(&address) else {
                 taken.insert(address, (service, *id));
                 continue;

@@ -64,12 +64,7 @@ pub(super) struct Answered {
 }
 
 impl Outbound {
-    pub(super) fn new(
-        call: &Call<'_>,
-        uri: Uri,
-        mut headers: HeaderMap,
-        message: Message,
-    ) -> Self {
+    pub(super) fn new(call: &Call<'_>, uri: Uri, mut headers: HeaderMap, message: Message) -> Self {
         if grpc::is_read_along(call.path) {
             headers.remove(ACCEPT_ENCODING);
         }
@@ -283,9 +278,7 @@ async fn exchange(
         passive::failed(endpoint, failure, call.proxy.clock);
     })?;
     let now = Instant::now();
-    endpoint
-        .pace
-        .answered(now.saturating_duration_since(began));
+    endpoint.pace.answered(now.saturating_duration_since(began));
     passive::answered(endpoint, now, call.proxy.clock);
     let answered = Answered {
         response,
@@ -356,7 +349,10 @@ async fn judge(call: &Call<'_>, mut answered: Answered) -> Result<Answered, Fail
         _ => false,
     };
     read_on(&mut answered, whole).await?;
-    if let Some(trailers) = answered.trailers.as_ref().filter(|_| answered.begun.is_empty())
+    if let Some(trailers) = answered
+        .trailers
+        .as_ref()
+        .filter(|_| answered.begun.is_empty())
         && grpc::answer(call.meaning, call.path, trailers) == Answer::NotThere
     {
         return Err(not_there());

@@ -22,6 +22,15 @@ pub(super) enum Message {
     Stream { prefix: Bytes, rest: RecvStream },
 }
 
+impl Message {
+    /// Bytes of it that were read.
+    pub(super) const fn held(&self) -> usize {
+        match self {
+            Self::Whole(bytes) | Self::Stream { prefix: bytes, .. } => bytes.len(),
+        }
+    }
+}
+
 /// Reads what a client sends, if it is one small message; of anything else only what tells that.
 ///
 /// # Errors
@@ -126,7 +135,10 @@ pub(super) async fn upload(
 ///
 /// # Errors
 /// The stream is over.
-pub(super) async fn send(to: &mut SendStream<Bytes>, mut piece: Bytes) -> Result<(), Option<h2::Error>> {
+pub(super) async fn send(
+    to: &mut SendStream<Bytes>,
+    mut piece: Bytes,
+) -> Result<(), Option<h2::Error>> {
     while !piece.is_empty() {
         to.reserve_capacity(piece.len());
         let mut room = to.capacity();

@@ -23,6 +23,9 @@ use crate::wire::heard::{Heard, Telling, watch as watch_pings};
 const PREFACE: &[u8] = b"PRI ";
 /// How long the preface may take.
 const PREFACE_WITHIN: Duration = Duration::from_secs(10);
+/// How long, and how many bytes, what speaks HTTP/1 may still send.
+const LINGER: Duration = Duration::from_millis(500);
+const READ_MAX: u64 = 64 * 1024;
 /// Calls of one client at once: more wait in its own library.
 const CALLS: u32 = 512;
 /// What may be on its way to us in one call, and in all of a connection, in bytes. A message that is
@@ -111,8 +114,8 @@ async fn preface(proxy: &Arc<Proxy>, mut stream: TcpStream) -> Option<TcpStream>
     let _ = stream.write_all(&answer).await;
     let _ = stream.shutdown().await;
     // A close with bytes unread is a reset, which can overtake the answer.
-    let (mut request, mut nowhere) = (stream.take(64 * 1024), tokio::io::sink());
-    let _ = tokio::io::copy(&mut request, &mut nowhere).await;
+    let (mut request, mut nowhere) = (stream.take(READ_MAX), tokio::io::sink());
+    let _ = timeout(LINGER, tokio::io::copy(&mut request, &mut nowhere)).await;
     None
 }
 

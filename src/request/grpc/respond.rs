@@ -7,10 +7,10 @@ use h2::server::SendResponse;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Response, StatusCode};
 
+use super::super::attempt::Unanswered;
 use super::super::call::Call;
 use super::super::record::{REQUEST_ID, Record};
 use super::super::respond::{Problem, REASON, problem_of};
-use super::super::attempt::Unanswered;
 use crate::api::grpc::{self, Code};
 use crate::endpoint::live::Endpoint;
 use crate::words::outcome::Failure;

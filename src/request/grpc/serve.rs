@@ -109,8 +109,9 @@ async fn forward(
     let mut reserved = Reserved::none(&call.proxy.budget);
     let asked = async {
         let message = read(call, body, &mut reserved).await.map_err(failed)?;
+        let held = message.held();
         let outbound = Outbound::new(call, parts.uri, parts.headers, message);
-        record.read(reserved.bytes(), outbound.passed());
+        record.read(held, outbound.passed());
         answer(call, outbound, &mut record).await
     };
     let answered = tokio::select! {
