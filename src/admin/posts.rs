@@ -37,6 +37,7 @@ struct Body {
     reason: Option<String>,
     services: Option<Vec<String>>,
     writes: bool,
+    hold_writes: bool,
     /// The beginning of the hash of the file that whoever asks has seen.
     base: Option<String>,
 }
@@ -246,6 +247,7 @@ fn order(path: &str, body: &Body, snapshot: &Snapshot, now: Timestamp) -> Result
             reason: body.reason.clone().ok_or("reason is missing")?,
             services,
             writes: body.writes,
+            hold_writes: body.hold_writes,
         },
         "/unpin" => Order::Unpin { services },
         "/drain" => Order::Drain {

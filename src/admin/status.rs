@@ -14,6 +14,7 @@ use super::recent::{self, Traffic};
 use super::{Admin, shields};
 use crate::config::snapshot::{Backend as BackendRules, BackendId, ServiceId, Snapshot};
 use crate::endpoint::live::Endpoint;
+use crate::plan::candidates::refusal;
 use crate::plan::orders::{self, Active};
 use crate::plan::schedule::next_switch;
 use crate::plan::timeline::{What, timeline};
@@ -94,6 +95,8 @@ pub struct Order {
     pub by: Option<String>,
     /// Whether it moves writes of data services.
     pub writes: bool,
+    /// Whether writes of data services are refused as long as it holds.
+    pub hold_writes: bool,
     /// Whether it holds now.
     pub holds: bool,
 }
@@ -249,6 +252,9 @@ pub struct Service {
     pub active: Named,
     /// Whom they name for writes.
     pub writes: Named,
+    /// Why writes are refused now, whoever owns them; none: they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writes_refused: Option<String>,
     /// Who answered in the last 60 s.
     pub serving: Vec<String>,
     /// The next planned switch.
@@ -458,6 +464,8 @@ impl View<'_> {
             listen: service.listen.map(|address| address.to_string()),
             active: named(Effect::Read),
             writes: named(Effect::Write),
+            writes_refused: refusal(snapshot, id, Effect::Write, self.now)
+                .map(|why| why.sentence().to_owned()),
             serving: endpoints
                 .iter()
                 .filter(|e| serves(e))
@@ -494,6 +502,7 @@ impl View<'_> {
                 reason: pin.reason.clone(),
                 by: pin.by.clone(),
                 writes: pin.writes,
+                hold_writes: pin.hold_writes,
                 ..self.order("pin", name(pin.to), pin.until)
             }
         });
@@ -519,6 +528,7 @@ impl View<'_> {
             reason: None,
             by: None,
             writes: false,
+            hold_writes: false,
             holds: until.is_none_or(|until| self.now < until),
         }
     }
@@ -669,6 +679,9 @@ fn sentence(service: &Service) -> String {
             "; writes go to {} ({})",
             service.writes.backend, service.writes.sentence
         );
+    }
+    if let Some(why) = &service.writes_refused {
+        text += &format!("; writes are refused: {why}");
     }
     text
 }

@@ -1,5 +1,8 @@
 //! `tailhop migrate`.
 
+mod over;
+
+use std::cell::RefCell;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,14 +11,15 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use tokio::time::{sleep, timeout};
 
+use self::over::Handover;
 use super::order::Common;
 use super::run::render;
 use super::{COULD_NOT_ASK, ConfigArg, NO, block_on, json, say};
-use crate::admin::orders::Order;
 use crate::config::snapshot::{DialWay, Network, Service, Snapshot, Tailnet as TailnetSettings};
 use crate::config::{Environment, load, read};
 use crate::migrate::{
-    Address, Progress, Record, Report, Run, Site, State, StateFile, Stop, Verify, Wanted, of_url,
+    Address, Pass, Progress, Record, Report, Run, Site, State, StateFile, Stop, Verify, Wanted,
+    of_url,
 };
 use crate::tailnet::Tailnet;
 use crate::wire::Place;
@@ -67,10 +71,17 @@ pub(super) struct Migrate {
     /// removed, and a collection that is made in another way is removed and made anew.
     #[arg(long)]
     replace: bool,
-    /// Then make the target the active backend of that service, for writes too: `tailhop pin
-    /// --writes`.
+    /// Then make the target the active backend of that service, for writes too, as `tailhop pin
+    /// --writes` does. Writes are held during a last pass before that, so that none is lost: they
+    /// get 503.
     #[arg(long)]
     pin: bool,
+    /// For how long writes are held at most during the last pass.
+    #[arg(long, value_name = "DURATION", default_value = "15m", requires = "pin", value_parser = parse_duration)]
+    hold: Duration,
+    /// How long all instances may take to see that, and writes on their way to end.
+    #[arg(long, value_name = "DURATION", default_value = "10s", requires = "pin", value_parser = parse_duration)]
+    settle: Duration,
     /// Do not wait until a running instance confirms the pin.
     #[arg(long, requires = "pin")]
     no_wait: bool,
@@ -111,8 +122,8 @@ struct Sides {
     from: Address,
     to: Address,
     tailnet: TailnetSettings,
-    /// The service and the backend to pin, where the target is one.
-    pin: Option<(String, String)>,
+    /// The service to pin, where both are backends of it.
+    pin: Option<String>,
 }
 
 impl Migrate {
@@ -121,17 +132,91 @@ impl Migrate {
             Ok(sides) => sides,
             Err((code, why)) => return complain(&why, code),
         };
-        let pin = sides.pin.clone();
-        if self.pin && pin.is_none() {
-            let why = "--pin needs a backend as --to: a URL is none of the configuration";
-            return complain(why, COULD_NOT_ASK);
-        }
+        let over = match self.handover(&sides) {
+            Ok(over) => over,
+            Err(code) => return code,
+        };
         let record = match self.record(&sides) {
             Ok(record) => Arc::new(record),
             Err(why) => return complain(&why, COULD_NOT_ASK),
         };
-        let came = block_on(async { Ok(self.migrate(sides, Arc::clone(&record)).await) });
-        let code = match came.unwrap_or_else(|error| Err(Stop::Failed(error))) {
+        let Some(over) = over else {
+            return self.told(self.pass(sides, &record, Pass::Only));
+        };
+        match self.pass(sides, &record, Pass::First) {
+            Ok(report) if report.equal => self.hand_over(&over, &record),
+            first => self.told(first),
+        }
+    }
+
+    /// What must be so for `--pin`.
+    fn handover(&self, sides: &Sides) -> Result<Option<Handover>, u8> {
+        if !self.pin {
+            return Ok(None);
+        }
+        let Some(service) = sides.pin.clone() else {
+            let why = "--pin needs backends as --from and --to: a URL is none of the configuration";
+            return Err(complain(why, COULD_NOT_ASK));
+        };
+        let over = Handover {
+            common: Common::of(self.config.clone(), self.no_wait),
+            service,
+            from: self.from.clone(),
+            to: self.to.clone(),
+            length: self.hold,
+            back: RefCell::default(),
+        };
+        match over.could() {
+            0 => Ok(Some(over)),
+            code => Err(code),
+        }
+    }
+
+    /// The last pass, while writes are held.
+    fn hand_over(&self, over: &Handover, record: &Arc<Record>) -> u8 {
+        match over.hold() {
+            0 => {}
+            code => return code,
+        }
+        let settled = block_on(async {
+            sleep(self.settle).await;
+            Ok(())
+        });
+        if let Err(why) = settled {
+            over.release();
+            return complain(&why, COULD_NOT_ASK);
+        }
+        let came = match self.sides() {
+            Ok(sides) => self.told(
+                record
+                    .again()
+                    .and_then(|()| self.pass(sides, record, Pass::Last)),
+            ),
+            Err((code, why)) => complain(&why, code),
+        };
+        if came != 0 {
+            over.release();
+            return came;
+        }
+        match over.pin() {
+            0 => record
+                .remove()
+                .map_or_else(|stop| self.told(Err(stop)), |()| 0),
+            NO => {
+                over.release();
+                NO
+            }
+            code => code,
+        }
+    }
+
+    fn pass(&self, sides: Sides, record: &Arc<Record>, pass: Pass) -> Result<Report, Stop> {
+        let came = block_on(async { Ok(self.migrate(sides, Arc::clone(record), pass).await) });
+        came.unwrap_or_else(|error| Err(Stop::Failed(error)))
+    }
+
+    fn told(&self, came: Result<Report, Stop>) -> u8 {
+        match came {
             Ok(report) => self.tell(&report),
             Err(Stop::Refused(why)) => complain(&why, NO),
             Err(Stop::Differs(why)) if self.replace => complain(&why, NO),
@@ -147,10 +232,6 @@ impl Migrate {
                 };
                 complain(&(why + help), COULD_NOT_ASK)
             }
-        };
-        match pin {
-            Some((service, backend)) if self.pin && code == 0 => self.give_order(service, backend),
-            _ => code,
         }
     }
 
@@ -164,19 +245,6 @@ impl Migrate {
             report.show()
         });
         if report.equal { 0 } else { NO }
-    }
-
-    fn give_order(&self, service: String, backend: String) -> u8 {
-        let from = self.from.clone();
-        Common::of(self.config.clone(), self.no_wait).carry_out(|_, _| {
-            Ok(Order::Pin {
-                to: backend,
-                until: None,
-                reason: format!("migrated from {from}"),
-                services: Some(vec![service]),
-                writes: true,
-            })
-        })
     }
 
     /// What the arguments and the configuration say of both sides.
@@ -209,11 +277,11 @@ impl Migrate {
         if same {
             return Err(usage("--from and --to are the same".to_owned()));
         }
-        let pin = service.filter(|_| !is_url(&self.to));
+        let pin = service.filter(|_| !is_url(&self.to) && !is_url(&self.from));
         Ok(Sides {
             from,
             to,
-            pin: pin.map(|service| (service.name.to_string(), self.to.clone())),
+            pin: pin.map(|service| service.name.to_string()),
             tailnet: snapshot.map_or_else(without_tailnet, |snapshot| snapshot.tailnet),
         })
     }
@@ -267,7 +335,7 @@ impl Migrate {
         Ok(Record::new(file, state))
     }
 
-    async fn migrate(&self, sides: Sides, record: Arc<Record>) -> Result<Report, Stop> {
+    async fn migrate(&self, sides: Sides, record: Arc<Record>, pass: Pass) -> Result<Report, Stop> {
         let progress = Arc::new(Progress::default());
         let needed = !(sides.from.place.direct && sides.to.place.direct)
             && sides.tailnet.dial != DialWay::Direct;
@@ -297,6 +365,7 @@ impl Migrate {
                 },
                 replace: self.replace,
                 workers: self.workers.into(),
+                pass,
             },
         };
         let came = tokio::select! {

@@ -41,6 +41,9 @@ pub(super) struct Common {
     /// Print what became of it as JSON.
     #[arg(long)]
     json: bool,
+    /// What is said of it is not the answer of the command.
+    #[arg(skip)]
+    aside: bool,
 }
 
 /// What became of an order.
@@ -81,13 +84,50 @@ impl Common {
             by: None,
             no_wait,
             json: false,
+            aside: true,
         }
+    }
+
+    /// Says what stands in the way of an order, if anything does; nothing is changed.
+    pub(super) fn could(
+        &self,
+        order: impl FnOnce(&Snapshot, Timestamp) -> Result<Order, String>,
+    ) -> u8 {
+        if !self.no_wait {
+            let address = self.admin.address();
+            let Some(status) = self.running() else {
+                eprintln!("error: no instance answers on {address} that would confirm the order");
+                eprintln!("help: name its address in TAILHOP_ADMIN, or say --no-wait");
+                return COULD_NOT_ASK;
+            };
+            let emergency = status.orders.iter().find(|it| it.kind == "active-backend");
+            if let Some(order) = emergency {
+                eprintln!(
+                    "error: the instance on {address} runs with ACTIVE_BACKEND={}, which beats \
+                     every pin: unset it first",
+                    order.backend
+                );
+                return NO;
+            }
+        }
+        self.with(order, |_, _| Ok(None))
     }
 
     /// Carries out what `order` makes of the configuration and the time.
     pub(super) fn carry_out(
         &self,
         order: impl FnOnce(&Snapshot, Timestamp) -> Result<Order, String>,
+    ) -> u8 {
+        self.with(order, |ready, environment| {
+            ready.commit(environment).map(Some)
+        })
+    }
+
+    /// Prepares what `order` makes of the configuration and the time, and gives it to `finish`.
+    fn with(
+        &self,
+        order: impl FnOnce(&Snapshot, Timestamp) -> Result<Order, String>,
+        finish: impl FnOnce(Prepared, &Environment) -> Result<Option<Prepared>, Refused>,
     ) -> u8 {
         let environment = Environment::from_process();
         let running = self.running();
@@ -120,8 +160,9 @@ impl Common {
             now,
             base: self.base.as_deref(),
         };
-        match prepare(&order, &giver).and_then(|ready| ready.commit(&environment)) {
-            Ok(done) => self.done(&path, &done),
+        match prepare(&order, &giver).and_then(|ready| finish(ready, &environment)) {
+            Ok(Some(done)) => self.done(&path, &done),
+            Ok(None) => 0,
             Err(refused) => self.refused(refused, &order, &snapshot),
         }
     }
@@ -277,6 +318,13 @@ impl Common {
             say(&json(told));
             return code;
         }
+        let say = |text: &str| {
+            if self.aside {
+                eprint!("{text}");
+            } else {
+                say(text);
+            }
+        };
         if told.result == "refused" && !told.changes.is_empty() {
             eprintln!("meanwhile: {}", told.changes.join("\nmeanwhile: "));
         } else {

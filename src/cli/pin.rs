@@ -26,6 +26,9 @@ pub(super) struct Pin {
     /// Move writes of data services, too; such a pin has no end.
     #[arg(long, conflicts_with_all = ["length", "until"])]
     writes: bool,
+    /// As long as it holds, refuse writes of data services: 503, and nothing is sent.
+    #[arg(long)]
+    hold_writes: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -43,6 +46,7 @@ impl Pin {
                 reason: self.reason.clone(),
                 services: self.services.clone(),
                 writes: self.writes,
+                hold_writes: self.hold_writes,
             })
         })
     }

@@ -141,6 +141,9 @@ fn orders(status: &Status) -> String {
         ] {
             line += &text.map_or(String::new(), |text| format!(" {word} {text}"));
         }
+        if order.hold_writes {
+            line += "; writes are held";
+        }
         line + "\n"
     });
     let lines: String = lines.collect();

@@ -662,7 +662,12 @@ fn pin(snapshot: &Snapshot, pin: &Pin, new: &Snapshot) -> String {
             format!(" for {}", names.collect::<Vec<_>>().join(", "))
         }
     };
-    let writes = if pin.writes { ", writes too," } else { "" };
+    let writes = match (pin.writes, pin.hold_writes) {
+        (false, false) => "",
+        (true, false) => ", writes too,",
+        (false, true) => ", writes held,",
+        (true, true) => ", writes too, but held,",
+    };
     let order = order(until, pin.reason.as_ref(), pin.by.as_ref());
     let to = &snapshot.backend(pin.to).name;
     format!("to {to}{services}{writes}{order}")

@@ -431,6 +431,8 @@ impl Listing<'_> {
             let services = services(snapshot, pin.services.as_ref());
             self.written(table, &path, "services", services);
             self.of(table, &path, "writes", pin.writes.to_string());
+            let holds = pin.hold_writes.to_string();
+            self.of(table, &path, "hold_writes", holds);
         }
     }
 

@@ -433,6 +433,9 @@ pub struct Pin {
     /// Whether it moves writes too. Such a pin has no `until`: who owns the writes never changes
     /// by a clock that runs out.
     pub writes: bool,
+    /// Whether writes of data services wait as long as it holds: they are refused, and nothing is
+    /// sent. It says nothing of who owns them.
+    pub hold_writes: bool,
 }
 
 impl Snapshot {

@@ -67,6 +67,13 @@ impl Record {
         self.write(&mut state)
     }
 
+    /// All that is done is compared once more by the run that follows.
+    pub fn again(&self) -> Result<(), Stop> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0.again();
+        self.write(&mut state)
+    }
+
     /// Points of a part were acknowledged. That is written down now or soon.
     pub fn came(
         &self,

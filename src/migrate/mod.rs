@@ -26,6 +26,6 @@ pub use self::address::of_url;
 pub use self::job::Record;
 pub use self::progress::Progress;
 pub use self::report::{Collected, Report};
-pub use self::run::{Run, Verify, Wanted};
+pub use self::run::{Pass, Run, Verify, Wanted};
 pub use self::site::{Address, Site, Stop};
 pub use self::state::{State, StateFile};

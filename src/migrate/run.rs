@@ -37,6 +37,18 @@ pub enum Verify {
     Counts,
 }
 
+/// Which run it is of those that move a collection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// The only one.
+    Only,
+    /// One more follows, with the same state file, while the source is not written to. So it is
+    /// enough that this one comes near.
+    First,
+    /// The one that follows.
+    Last,
+}
+
 /// What a run is asked for.
 #[derive(Clone, Debug)]
 pub struct Wanted {
@@ -52,6 +64,8 @@ pub struct Wanted {
     pub replace: bool,
     /// How many ranges are worked on at a time.
     pub workers: usize,
+    /// Which run it is.
+    pub pass: Pass,
 }
 
 /// A run between two sites.
@@ -111,7 +125,7 @@ impl Run {
                 self.migrate(looked).await?
             });
         }
-        if !self.wanted.dry_run && report.equal {
+        if !self.wanted.dry_run && report.equal && self.wanted.pass == Pass::Only {
             self.record.remove()?;
         }
         Ok(report)
@@ -345,6 +359,11 @@ impl Run {
         let mut what = "comparing";
         for pass in 1..=PASSES {
             let found = self.compare_all(job, what, pass < PASSES).await?;
+            if self.wanted.pass == Pass::First {
+                result.points = found.points;
+                result.repaired = found.differences;
+                break;
+            }
             if found.differences == 0 || pass == PASSES {
                 result.found(&found);
                 if found.differences > 0 {

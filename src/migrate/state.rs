@@ -137,6 +137,15 @@ impl State {
     pub fn at(&mut self, collection: &str) -> &mut Collection {
         self.collections.entry(collection.to_owned()).or_default()
     }
+
+    /// What is done is compared once more.
+    pub fn again(&mut self) {
+        for collection in self.collections.values_mut() {
+            if collection.step == Step::Done {
+                collection.step = Step::Comparing;
+            }
+        }
+    }
 }
 
 /// The file.

@@ -59,7 +59,7 @@ pub fn lead(
         && Rank::of(first.verdict) == Rank::Able
         && first.is_ready(meaning)
         && !by_load(snapshot, service, meaning.effect)
-        && !stand_in_cannot_say(snapshot, service, meaning.effect);
+        && refusal(snapshot, service, meaning.effect, now).is_none();
     if !leads {
         return None;
     }
@@ -102,12 +102,12 @@ pub fn plan<K: Copy + Into<Known>>(
     let lacks = |id| (offering.iter()).any(|(other, known)| *other == id && known.unready);
     let active = orders::held(snapshot, service, active, now, lacks);
     let (order, excluded) = sorted_out(snapshot, service, meaning, (&active, &offering), now);
-    if stand_in_cannot_say(snapshot, service, meaning.effect) {
+    if let Some(refusal) = refusal(snapshot, service, meaning.effect, now) {
         return Plan {
             active,
             candidates: Vec::new(),
             excluded,
-            refusal: Some(Refusal::StandIn),
+            refusal: Some(refusal),
         };
     }
     let of_active = offering.iter().find(|(id, _)| *id == active.backend);
@@ -233,12 +233,26 @@ fn stays(
     }
 }
 
-/// The stand-in copy's schedule may be stale, and a stale schedule must not say who owns writes.
-fn stand_in_cannot_say(snapshot: &Snapshot, service: ServiceId, effect: Effect) -> bool {
-    snapshot.origin.stand_in
-        && effect.changes()
-        && orders::holds_data(snapshot, service)
-        && snapshot.active_backend.is_none()
+/// Why nothing of `effect` may be sent, whoever is able. The stand-in copy's schedule may be stale,
+/// and a stale schedule must not say who owns writes; nor are they sent while a pin holds them.
+pub fn refusal(
+    snapshot: &Snapshot,
+    service: ServiceId,
+    effect: Effect,
+    now: Timestamp,
+) -> Option<Refusal> {
+    let may = !effect.changes()
+        || !orders::holds_data(snapshot, service)
+        || snapshot.active_backend.is_some();
+    if may {
+        return None;
+    }
+    let held = || orders::pin(snapshot, service, now).is_some_and(|pin| pin.hold_writes);
+    if snapshot.origin.stand_in {
+        Some(Refusal::StandIn)
+    } else {
+        held().then_some(Refusal::WritesHeld)
+    }
 }
 
 /// Whether how much backends have to do decides between those that are able.

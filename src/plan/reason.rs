@@ -48,6 +48,8 @@ pub enum Refusal {
     Drained,
     /// The configuration is the stand-in copy, which does not say who owns the writes.
     StandIn,
+    /// A pin holds writes.
+    WritesHeld,
 }
 
 impl Reason {
@@ -100,6 +102,7 @@ impl Refusal {
         match self {
             Self::Drained => "drained",
             Self::StandIn => "stand-in-config",
+            Self::WritesHeld => "writes-held",
         }
     }
 
@@ -111,6 +114,9 @@ impl Refusal {
             }
             Self::StandIn => {
                 "the configuration in use is the stand-in copy, whose schedule may be stale: repair the first --config file, or say who owns the writes with ACTIVE_BACKEND"
+            }
+            Self::WritesHeld => {
+                "a pin holds writes, as while data is moved: try again when it has ended; `tailhop status` says who ordered it and why"
             }
         }
     }

@@ -182,6 +182,7 @@ fn pin(to: BackendId, writes: bool, until: Option<Timestamp>) -> Pin {
         by: None,
         services: None,
         writes,
+        hold_writes: false,
     }
 }
 
@@ -426,6 +427,29 @@ fn the_stand_in_copy_does_not_say_who_owns_writes_of_data() {
     assert_eq!(refusal(&snapshot, OLLAMA, ADMIN), None);
     snapshot.active_backend = Some(M1);
     assert_eq!(refusal(&snapshot, QDRANT, WRITE), None);
+}
+
+#[test]
+fn writes_of_data_wait_as_long_as_a_pin_holds_them() {
+    let end = after() + jiff::SignedDuration::from_hours(1);
+    let mut snapshot = main_system();
+    snapshot.pins = vec![Pin {
+        hold_writes: true,
+        ..pin(M1, false, Some(end))
+    }];
+    let plan = |snapshot: &Snapshot, service, meaning, now| {
+        let plan = plan(snapshot, service, meaning, &[Up, Up], now);
+        (plan.refusal, order(&plan))
+    };
+    let held = (Some(Refusal::WritesHeld), vec![]);
+    for meaning in [WRITE, ADMIN] {
+        assert_eq!(plan(&snapshot, QDRANT, meaning, after()), held);
+        assert_eq!(plan(&snapshot, OLLAMA, meaning, after()), (None, vec![0]));
+        assert_eq!(plan(&snapshot, QDRANT, meaning, end), (None, vec![1]));
+    }
+    assert_eq!(plan(&snapshot, QDRANT, READ, after()), (None, vec![0, 1]));
+    snapshot.active_backend = Some(BackendId(1));
+    assert_eq!(plan(&snapshot, QDRANT, WRITE, after()), (None, vec![1]));
 }
 
 #[test]

@@ -1,12 +1,12 @@
 """A stand-in for a Qdrant server: Qdrant's own embedded engine behind the REST routes of points.
 
 Owns the routes that clients need for collections and points, with the envelope, the error texts
-and the 5 s keep-alive of the server. It is not Qdrant: no gRPC, no snapshots, no cluster, no api-key,
-and collections are gone when it ends. Settings other than those of vectors (HNSW, strict mode,
+and the 5 s keep-alive of the server; qdrant_stand_in_grpc.py has the same by gRPC, for who asks for
+it. It is not Qdrant: no snapshots, no cluster, no api-key, and collections are gone when it ends. Settings other than those of vectors (HNSW, strict mode,
 metadata) are kept and told and have no effect. Points, vectors of all kinds, payload indexes,
 distances and filters are the real engine's (PyPI qdrant-edge-py).
 
-    python qdrant_stand_in.py --listen 127.0.0.1:6333 --data FOLDER
+    python qdrant_stand_in.py --listen 127.0.0.1:6333 [--listen-grpc 127.0.0.1:6334] --data FOLDER
 """
 
 from __future__ import annotations
@@ -227,6 +227,9 @@ class Store:
         ]
         return {"points": scored}
 
+    def query_batch(self, request: Json, name: str) -> Json:
+        return [self.query(one, name) for one in request["searches"]]
+
 
 # What a server without a configuration file reports; clients insist on the keys.
 DEFAULTS: Json = {
@@ -376,6 +379,7 @@ ROUTES: list[tuple[str, str, Handler]] = [
     ("PUT", "/collections/{}/points", Store.upsert),
     ("POST", "/collections/{}/points", Store.retrieve),
     ("POST", "/collections/{}/points/query", Store.query),
+    ("POST", "/collections/{}/points/query/batch", Store.query_batch),
     ("POST", "/collections/{}/points/scroll", Store.scroll),
     ("POST", "/collections/{}/points/count", Store.count),
     ("POST", "/collections/{}/points/delete", Store.delete_points),
@@ -463,6 +467,7 @@ class Server(ThreadingHTTPServer):
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--listen", default="127.0.0.1:6333", metavar="IP:PORT")
+    arguments.add_argument("--listen-grpc", metavar="IP:PORT")
     arguments.add_argument("--data", type=Path, required=True, metavar="FOLDER")
     given = arguments.parse_args()
     given.data.mkdir(parents=True, exist_ok=True)
@@ -471,6 +476,12 @@ def main() -> None:
     Connection.store = Store(given.data)
     server = Server((host, int(port)), Connection)
     print(f"listening on http://{host}:{server.server_port}", flush=True)
+    if given.listen_grpc:
+        # Its libraries take a second to load.
+        import qdrant_stand_in_grpc
+
+        calls, port = qdrant_stand_in_grpc.serve(Connection.store, given.listen_grpc)
+        print(f"listening on grpc://{given.listen_grpc.rsplit(':', 1)[0]}:{port}", flush=True)
     server.serve_forever()
 
 

@@ -10,6 +10,7 @@ use crate::support::client::Client;
 use crate::support::http::Piece;
 use crate::support::log;
 use crate::support::time::{Held, really, soon};
+use crate::support::upstream::any_carries;
 
 const TOKEN: &str = "canary-orders-0123456789";
 const MORE: &str = "# ours\nschedule.default = \"m1\" # by day\nadmin.tokens.ann = { secret = { env = \"TOKEN\" }, scope = \"orders\" }";
@@ -72,6 +73,38 @@ async fn an_order_is_in_the_file_and_holds_when_it_is_answered() {
     assert_eq!((chat.backend(), chat.reason()), ("m2", "fallback:drained"));
     order("/undrain", r#"{"backend":"m1"}"#).await;
     assert_eq!(app.status().await["orders"], json!([]));
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn writes_that_a_pin_holds_are_refused_at_once_and_nothing_is_sent() {
+    let (app, macs) = start(&[]).await;
+    let hold =
+        r#"{"backend":"m1","for":"2h","reason":"moved","hold-writes":true,"services":["qdrant"]}"#;
+    let told = app.order("/pin", TOKEN, hold).await.json();
+    assert_eq!(told["result"], "applied", "{told}");
+    let summary = told["summary"][1].as_str().unwrap();
+    assert!(summary.contains("; writes are refused: "), "{summary}");
+    for (method, path) in [
+        ("PUT", "/qdrant/collections/c/points"),
+        ("POST", "/qdrant/collections/c/points/delete"),
+        ("DELETE", "/qdrant/collections/c"),
+    ] {
+        let got = app.ask(method, path, b"{}").await;
+        assert_eq!(got.status(), 503, "{method} {path}");
+        assert!(got.head.get("retry-after").is_some());
+        assert!(got.text().contains("a pin holds writes"), "{}", got.text());
+    }
+    for mac in &macs.qdrant {
+        assert!(!any_carries(&mac.seen(), "/collections/c"));
+    }
+    let read = app.ask("POST", "/qdrant/collections/c/points/scroll", b"{}");
+    assert_eq!(read.await.backend(), "m1");
+    let pull = app.ask("POST", "/ollama/api/pull", b"{}").await;
+    assert_eq!(pull.status(), 200, "no data service");
+    app.order("/unpin", TOKEN, "{}").await;
+    let write = app.ask("PUT", "/qdrant/collections/c/points", b"{}").await;
+    assert_eq!((write.status(), write.backend()), (200, "m1"));
     app.stop().await;
 }
 

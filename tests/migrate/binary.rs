@@ -30,7 +30,7 @@ async fn migrate(stage: &Stage, more: &[&str]) -> Output {
         .unwrap()
 }
 
-fn texts(output: &Output) -> (String, String) {
+pub(crate) fn texts(output: &Output) -> (String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     (text(&output.stdout), text(&output.stderr))
 }
@@ -123,60 +123,6 @@ async fn each_end_has_its_exit_code_and_says_what_to_do() {
     let output = migrate(&stage, &["--resume"]).await;
     assert_eq!(output.status.code(), Some(0), "{}", texts(&output).1);
     stage.assert_same("docs");
-}
-
-#[tokio::test]
-async fn backends_of_the_configuration_are_reached_with_their_headers_and_then_pinned() {
-    let stage = Stage::with("docs", 10).await;
-    for side in [&stage.source, &stage.target] {
-        side.store().key = Some("canary-1");
-    }
-    let routing = stage.folder.path().join("routing.toml");
-    let backend = |name: &str, url: String| {
-        let headers = "headers = { api-key = { env = \"SOME_KEY\" } }";
-        format!("[backends.{name}]\nurl = \"{url}\"\n{headers}\n")
-    };
-    let text = backend("m1", stage.source.url())
-        + &backend("m2", stage.target.url())
-        + "[services]\nqdrant = { backends = [\"m1\", \"m2\"] }\n[schedule]\ndefault = \"m1\"\n";
-    std::fs::write(&routing, text).unwrap();
-    let by_name = |to: &'static str, more: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tailhop"));
-        command
-            .args(["migrate", "--from", "m1", "--to", to, "--config"])
-            .arg(&routing)
-            .arg("--state")
-            .arg(stage.state())
-            .args(more)
-            .env("SOME_KEY", "canary-1");
-        tokio::task::spawn_blocking(move || command.output().unwrap())
-    };
-    let output = by_name("m2", &["--pin", "--no-wait"]).await.unwrap();
-    let (said, complained) = texts(&output);
-    assert_eq!(output.status.code(), Some(0), "{complained}");
-    assert!(said.starts_with("docs: 10 points copied"), "{said}");
-    assert!(!(said + &complained).contains("canary"));
-    stage.assert_same("docs");
-    let written = std::fs::read_to_string(&routing).unwrap();
-    let pinned = [
-        "to = \"m2\"",
-        "writes = true",
-        "services = [\"qdrant\"]",
-        "migrated from m1",
-    ];
-    for words in pinned {
-        assert!(written.contains(words), "{words}:\n{written}");
-    }
-
-    let output = by_name("m3", &[]).await.unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    let why = texts(&output).1;
-    assert!(
-        why.contains("m3 does not offer qdrant: m1, m2 do, or write a URL"),
-        "{why}"
-    );
-    let output = by_name("m1", &[]).await.unwrap();
-    assert!(texts(&output).1.contains("--from and --to are the same"));
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 
 mod binary;
 mod engine;
+mod over;
 mod qdrant;
 mod refused;
 mod stops;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tailhop::config::snapshot::{DialWay, Tailnet as Settings};
 use tailhop::migrate::{
-    Progress, Record, Report, Run, Site, State, StateFile, Stop, Verify, Wanted, of_url,
+    Pass, Progress, Record, Report, Run, Site, State, StateFile, Stop, Verify, Wanted, of_url,
 };
 use tailhop::tailnet::Tailnet;
 use tailhop::words::clock::Clock;
@@ -140,6 +141,7 @@ fn wanted() -> Wanted {
         verify: Verify::Full,
         replace: false,
         workers: 3,
+        pass: Pass::Only,
     }
 }
 

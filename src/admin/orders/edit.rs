@@ -190,6 +190,7 @@ fn pin(order: &Order, scene: &Scene<'_>) -> InlineTable {
         reason,
         services,
         writes,
+        hold_writes,
     } = order
     {
         pin.insert("to", text(to));
@@ -201,6 +202,9 @@ fn pin(order: &Order, scene: &Scene<'_>) -> InlineTable {
         }
         if *writes {
             pin.insert("writes", true.into());
+        }
+        if *hold_writes {
+            pin.insert("hold_writes", true.into());
         }
     }
     pin
@@ -319,6 +323,7 @@ mod tests {
             reason: "why".into(),
             services: services.map(|one| vec![one.to_owned()]),
             writes: false,
+            hold_writes: false,
         }
     }
 

@@ -37,6 +37,8 @@ pub enum Order {
         services: Option<Vec<String>>,
         /// Whether writes move, too.
         writes: bool,
+        /// Whether writes of data services wait as long as it holds.
+        hold_writes: bool,
     },
     /// No pin holds.
     Unpin {
@@ -389,6 +391,7 @@ mod tests {
             reason: "upgrade".into(),
             services: None,
             writes: false,
+            hold_writes: false,
         }
     }
 
@@ -438,6 +441,7 @@ mod tests {
             reason: fields.reason,
             services: fields.services,
             writes: fields.writes,
+            hold_writes: false,
         }
     }
 

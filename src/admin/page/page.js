@@ -250,6 +250,7 @@ function orderItems() {
     return make("li", {},
       say(`order.${order.kind}`, order.backend, services), " ",
       order.kind === "pin" && order.writes ? `(${word("with-writes")}) ` : null,
+      order.hold_writes ? `(${word("writes-held")}) ` : null,
       order.until ? [ticking("left", order.until), " "] : null,
       endButton(order, i),
       order.kind === "active-backend" ? null : small(joined(...orderFacts(order))));

@@ -590,4 +590,10 @@ const PIN: &[Row] = &[
         "false",
         "moves writes too; such a pin has no `until`",
     ),
+    row(
+        "hold_writes",
+        Shape::Flag,
+        "false",
+        "as long as it holds, writes of data services get 503 and nothing is sent",
+    ),
 ];

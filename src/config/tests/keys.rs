@@ -56,7 +56,7 @@ pub(super) fn example(path: &str) -> &'static str {
         "services.N.prewarm" => "[\"tiny\"]",
         "services.N.policy" => "\"least-loaded\"",
         "services.N.limit.in_flight" | "services.N.limit.queue" => "7",
-        "services.N.limit.spill" => "true",
+        "services.N.limit.spill" | "pin.hold_writes" => "true",
         "services.N.require.if_not_ready" => "\"switch\"",
         "services.N.require.models" => "[\"tiny\"]",
         "services.N.backends" => "[\"N\"]",

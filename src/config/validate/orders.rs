@@ -65,9 +65,8 @@ fn pin(scope: &Scope<'_>, table: &Table, problems: &mut Problems<'_>) -> Option<
     let to = scope.backend(table, "to", problems);
     let until = scope.instant(table, "until", problems);
     let services = scope.services_of(table, to.as_ref(), problems);
-    let writes = table
-        .get::<bool>("writes")
-        .is_some_and(|writes| writes.value);
+    let says = |key| table.get::<bool>(key).is_some_and(|it| it.value);
+    let writes = says("writes");
     if let (true, Some(entry)) = (writes, table.entry("until")) {
         let fix = Fix::remove_key(problems.text(), &entry);
         problems
@@ -101,6 +100,7 @@ fn pin(scope: &Scope<'_>, table: &Table, problems: &mut Problems<'_>) -> Option<
         by: text(table, "by"),
         services,
         writes,
+        hold_writes: says("hold_writes"),
     })
 }
 
