@@ -15,7 +15,18 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from proxies import KeptTailhop, ManyTailhop, ModelTailhop, PlainAgain, PlainTailhop, Proxy, Tailhop
+from proxies import (
+    Envoy,
+    GrpcEnvoy,
+    GrpcTailhop,
+    KeptTailhop,
+    ManyTailhop,
+    ModelTailhop,
+    PlainAgain,
+    PlainTailhop,
+    Proxy,
+    Tailhop,
+)
 from tools import ROOT, Missing, Peer, Process, accepts, say
 
 READ = ("GET", "/qdrant/collections/papers")
@@ -24,6 +35,8 @@ CONNECTIONS = 64
 STREAMS = 2_000
 TOKEN_STREAMS, TOKEN_GAP_MS, TOKEN_SECONDS = 200, 40, 2.5
 RELOADS = 1_000
+# As many as qdrant-client opens, and one.
+CALL_CONNECTIONS = 4
 
 
 @dataclass
@@ -77,8 +90,10 @@ class Stage:
 
 def make(stage: Stage, kind: type[Proxy]) -> Proxy:
     """A proxy that is not started yet."""
-    base = Tailhop if issubclass(kind, Tailhop) else kind
-    return kind(stage.proxies[base], stage.folder, stage.ports)
+    binary = next((it for base, it in stage.proxies.items() if issubclass(kind, base)), None)
+    if binary is None:
+        raise Missing(f"{kind.name} is not here, or was not asked for")
+    return kind(binary, stage.folder, stage.ports)
 
 
 def cpu(stage: Stage) -> list[Figure]:
@@ -115,6 +130,25 @@ def whole(result: dict, requests: int | None = None) -> dict:
     if result["failed"] or (requests and result["answered"] != requests):
         raise RuntimeError(f"requests failed: {result}")
     return result
+
+
+def grpc(stage: Stage) -> list[Figure]:
+    """CPU of a unary gRPC call, against Envoy."""
+    title = f"CPU a gRPC call: unary, {CALL_CONNECTIONS} connections with 16 at once each"
+    figure, calls = Figure(title, "us", Envoy.name), stage.count(20_000)
+    words = ("calls", "/qdrant.Points/Query", CALL_CONNECTIONS, calls)
+    with stage.running([GrpcTailhop, GrpcEnvoy]) as running:
+        for number in range(stage.rounds + 1):
+            for proxy, process in running:
+                with stage.load(proxy.calls, words) as load:
+                    load.until_ready()
+                    before = process.cpu()
+                    whole(load.go(), calls)
+                    took = (process.cpu() - before) / calls
+                # The first round only warms up.
+                if number:
+                    figure.add(proxy.name, took)
+    return [figure]
 
 
 def syscalls(stage: Stage) -> list[Figure]:
@@ -382,5 +416,6 @@ def tailnet(stage: Stage) -> list[Figure]:
 
 
 PARTS = {
-    part.__name__: part for part in (cpu, syscalls, memory, tokens, models, start, scale, reloads, tailnet)
+    part.__name__: part
+    for part in (cpu, grpc, syscalls, memory, tokens, models, start, scale, reloads, tailnet)
 }
