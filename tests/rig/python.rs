@@ -14,9 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpStream;
 
 use super::client;
-use super::hop::{
-    ADMIN, BUCKET, DATA, OWN_OLLAMA, OWN_QDRANT, OWN_QDRANT_GRPC, STORAGE, binary,
-};
+use super::hop::{ADMIN, BUCKET, DATA, OWN_OLLAMA, OWN_QDRANT, OWN_QDRANT_GRPC, STORAGE, binary};
 use super::mac::{OLLAMA, QDRANT, QDRANT_GRPC};
 use super::net::Host;
 use super::parts::{Missing, part};
