@@ -35,8 +35,6 @@ CONNECTIONS = 64
 STREAMS = 2_000
 TOKEN_STREAMS, TOKEN_GAP_MS, TOKEN_SECONDS = 200, 40, 2.5
 RELOADS = 1_000
-# As many as qdrant-client opens, and one.
-CALL_CONNECTIONS = 4
 
 
 @dataclass
@@ -133,22 +131,29 @@ def whole(result: dict, requests: int | None = None) -> dict:
 
 
 def grpc(stage: Stage) -> list[Figure]:
-    """CPU of a unary gRPC call, against Envoy."""
-    title = f"CPU a gRPC call: unary, {CALL_CONNECTIONS} connections with 16 at once each"
-    figure, calls = Figure(title, "us", Envoy.name), stage.count(20_000)
-    words = ("calls", "/qdrant.Points/Query", CALL_CONNECTIONS, calls)
+    """CPU of a unary gRPC call, against Envoy: one at a time, and many on few connections."""
+    # As an app with one client does, and as one with many threads.
+    rows = [("one at a time", 1, 1, 4_000), ("4 connections, 16 at once on each", 4, 16, 20_000)]
+    figures = [Figure(f"CPU a gRPC call: {what}", "us", Envoy.name) for what, *_ in rows]
     with stage.running([GrpcTailhop, GrpcEnvoy]) as running:
         for number in range(stage.rounds + 1):
-            for proxy, process in running:
-                with stage.load(proxy.calls, words) as load:
-                    load.until_ready()
-                    before = process.cpu()
-                    whole(load.go(), calls)
-                    took = (process.cpu() - before) / calls
-                # The first round only warms up.
-                if number:
-                    figure.add(proxy.name, took)
-    return [figure]
+            for figure, (_, connections, at_once, calls) in zip(figures, rows, strict=True):
+                for proxy, process in running:
+                    took = cpu_of_calls(stage, proxy, process, (connections, at_once), calls)
+                    # The first round only warms up.
+                    if number:
+                        figure.add(proxy.name, took)
+    return figures
+
+
+def cpu_of_calls(stage: Stage, proxy: Proxy, process: Process, way: tuple, calls: int) -> float:
+    """CPU of a proxy for one call, in microseconds."""
+    calls = stage.count(calls)
+    with stage.load(proxy.calls, ("calls", "/qdrant.Points/Query", *way, calls)) as load:
+        load.until_ready()
+        before = process.cpu()
+        whole(load.go(), calls)
+        return (process.cpu() - before) / calls
 
 
 def syscalls(stage: Stage) -> list[Figure]:

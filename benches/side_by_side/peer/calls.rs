@@ -22,8 +22,6 @@ use super::ready;
 const MESSAGE: usize = 250;
 /// Before each message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
-/// Calls at once on a connection.
-const AT_ONCE: usize = 16;
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// Answers every call of a connection with one message.
@@ -66,15 +64,16 @@ async fn length(mut body: RecvStream) -> Option<(usize, Option<HeaderMap>)> {
     Some((length, body.trailers().await.ok()?))
 }
 
-/// `calls` calls of the method at the aim's target over `connections` connections.
-pub(crate) async fn counted(aim: Aim, connections: usize, calls: usize) {
+/// `calls` calls of the method at the aim's target over `connections` connections, on each of which
+/// `at_once` are under way.
+pub(crate) async fn counted(aim: Aim, connections: usize, at_once: usize, calls: usize) {
     let target = format!("http://{}{}", aim.to, aim.target);
     let mut clients = Vec::new();
     for _ in 0..connections {
         let client = open(&aim).await;
         let answered = ask(client.clone(), &target).await;
         answered.expect("the proxy answers with status 0");
-        clients.extend(vec![client; AT_ONCE]);
+        clients.extend(vec![client; at_once]);
     }
     ready();
     let begun = Instant::now();

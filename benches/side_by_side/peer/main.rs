@@ -10,7 +10,7 @@
 //!     peer paced ADDRESS METHOD TARGET CONNECTIONS RATE            ends with its input
 //!     peer streams ADDRESS TARGET COUNT                ends with its input
 //!     peer tokens ADDRESS TARGET COUNT SECONDS
-//!     peer calls ADDRESS METHOD CONNECTIONS CALLS
+//!     peer calls ADDRESS METHOD CONNECTIONS AT_ONCE CALLS
 //!
 //! What is measured begins with a line on standard input, after `ready` was said.
 
@@ -63,13 +63,9 @@ async fn main() {
         ["tokens", to, target, count, seconds] => {
             streams::timed(Aim::new(to, "POST", target), parsed(count), parsed(seconds)).await;
         }
-        ["calls", to, method, connections, calls] => {
-            calls::counted(
-                Aim::new(to, "POST", method),
-                parsed(connections),
-                parsed(calls),
-            )
-            .await;
+        ["calls", to, method, connections, at_once, calls] => {
+            let aim = Aim::new(to, "POST", method);
+            calls::counted(aim, parsed(connections), parsed(at_once), parsed(calls)).await;
         }
         _ => panic!("usage: see the top of main.rs"),
     }
