@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import ollama
 import pytest
@@ -60,10 +61,10 @@ def chat(ollama_url: str) -> ollama.Client:
     return ollama.Client(host=ollama_url, timeout=60)
 
 
-def qdrant_client(dialect: str) -> QdrantClient:
+def qdrant_client(dialect: str, client: type[Any] = QdrantClient) -> Any:
     """As an app builds it: `rest` by the route, `grpc` by the address of its own."""
     grpc_port = int(os.environ.get("TAILHOP_QDRANT_GRPC_PORT", "6334"))
-    return QdrantClient(
+    return client(
         url=f"{tailhop_url()}/qdrant", prefer_grpc=dialect == "grpc", grpc_port=grpc_port
     )
 

@@ -106,7 +106,7 @@ impl Services {
             .arg(clients());
         let log = home.join("log");
         let mut pytest = Process::start(&rig.cr.host, &mut command, &log).expect("pytest starts");
-        let status = pytest.end(Duration::from_mins(4)).await;
+        let status = pytest.end(Duration::from_mins(6)).await;
         Tests {
             passed: status.success(),
             said: pytest.log(),
