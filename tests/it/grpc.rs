@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use h2::Reason;
 
-use crate::support::app::{Stage, stage};
+use crate::support::app::{Stage, stage_with};
 use crate::support::grpc::{Act, Caller, Server, message};
 
 mod faults;
@@ -19,16 +19,16 @@ struct Scene {
 }
 
 async fn scene() -> Scene {
-    scene_with("").await
+    scene_with("", &[]).await
 }
 
-async fn scene_with(more: &str) -> Scene {
-    let servers = Server::pair().await;
+async fn scene_with(more: &str, environment: &[(&str, &str)]) -> Scene {
+    let servers = Server::pair();
     let port = servers[0].place().port();
     let own = format!(
         "{more}\nservices.qdrant.listen_grpc = \"127.0.0.1:0\"\nservices.qdrant.grpc_port = {port}"
     );
-    let stage = stage(&own).await;
+    let stage = stage_with(&own, environment).await;
     let caller = Caller::connect(stage.app.grpc()).await;
     Scene {
         stage,

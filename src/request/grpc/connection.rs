@@ -16,6 +16,7 @@ use super::super::Proxy;
 use super::super::door::Door;
 use super::super::record::Record;
 use super::super::rules::Refusal;
+use super::flood::Fair;
 use super::serve::{Left, serve};
 use crate::wire::heard::{Heard, Telling, watch as watch_pings};
 
@@ -48,7 +49,7 @@ const ERRORS: usize = 100;
 const RESETS: u32 = 1000;
 const RESETS_A_SECOND: u32 = 100;
 
-type Io = Telling<TcpStream>;
+type Io = Telling<Fair<TcpStream>>;
 
 /// Serves one connection; while draining it ends after the calls that it carries.
 pub(in super::super) async fn connection(
@@ -64,7 +65,7 @@ pub(in super::super) async fn connection(
     };
     let Some(stream) = stream else { return };
     let heard = Heard::now();
-    let io = Telling::new(stream, heard.clone());
+    let io = Telling::new(Fair::new(stream), heard.clone());
     let shaken = Builder::new()
         .max_concurrent_streams(CALLS)
         .initial_window_size(WINDOW)

@@ -10,6 +10,7 @@
 mod ask;
 mod body;
 mod connection;
+mod flood;
 mod respond;
 mod serve;
 

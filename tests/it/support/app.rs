@@ -94,7 +94,7 @@ pub(crate) fn behind(fake: &Tailscaled, more: &str) -> String {
          backends.m1 = {{}}\n\
          backends.m2 = {{}}\n\
          services.ollama = {{}}\n\
-         services.qdrant = {{}}\n",
+         services.qdrant.kind = \"qdrant\"\n",
         socket.display()
     )
 }

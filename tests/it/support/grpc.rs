@@ -10,8 +10,9 @@ use h2::client::SendRequest;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use super::time::soon;
@@ -39,6 +40,15 @@ pub(crate) enum Act {
     Echo,
     /// Reads the message, and ends the connection.
     Hang,
+    /// Reads the message, and does nothing on the connection any more.
+    Freeze,
+}
+
+/// What an act does to its whole connection.
+#[derive(Default)]
+struct Whole {
+    hang: Notify,
+    freeze: Notify,
 }
 
 /// One call as it came.
@@ -65,6 +75,8 @@ struct Shared {
     script: Mutex<Script>,
     counts: watch::Sender<Counts>,
     streams: Mutex<Option<u32>>,
+    /// The next connection is told to end before its first call is looked at.
+    turned_away: Mutex<bool>,
 }
 
 struct Script {
@@ -81,7 +93,6 @@ pub(crate) struct Server {
     connections: Arc<Mutex<JoinSet<()>>>,
     /// Connections are told to end.
     leave: watch::Sender<bool>,
-    backlog: Vec<TcpStream>,
 }
 
 /// A message with its prefix.
@@ -95,7 +106,7 @@ pub(crate) fn message(body: &[u8]) -> Bytes {
 
 impl Server {
     /// Two on one port, for the machines of [`super::app::Macs`].
-    pub(crate) async fn pair() -> [Self; 2] {
+    pub(crate) fn pair() -> [Self; 2] {
         loop {
             let first = socket(SocketAddr::from(([127, 0, 0, 2], 0))).unwrap();
             let place = first.local_addr().unwrap();
@@ -123,11 +134,11 @@ impl Server {
                 script: Mutex::new(script),
                 counts: watch::Sender::new(Counts::default()),
                 streams: Mutex::new(None),
+                turned_away: Mutex::new(false),
             }),
             listening: JoinSet::new(),
             connections: Arc::default(),
             leave: watch::Sender::new(false),
-            backlog: Vec::new(),
         };
         server.accept(socket.listen(1024).unwrap());
         server
@@ -151,6 +162,11 @@ impl Server {
     /// So many streams at once are taken on new connections.
     pub(crate) fn streams(&self, most: u32) {
         *self.shared.streams.lock().unwrap() = Some(most);
+    }
+
+    /// The next connection gets a GOAWAY that leaves its first call out.
+    pub(crate) fn turn_away(&self) {
+        *self.shared.turned_away.lock().unwrap() = true;
     }
 
     pub(crate) fn always(&self, act: Act) {
@@ -189,19 +205,13 @@ impl Server {
         self.close_connections().await;
     }
 
-    /// Closes its listener: dials are refused, connections go on.
-    pub(crate) async fn refuse(&mut self) {
-        self.listening.shutdown().await;
-    }
-
     pub(crate) async fn close_connections(&mut self) {
         let mut connections = std::mem::take(&mut *self.connections.lock().unwrap());
         connections.shutdown().await;
     }
 
-    /// Listens again, after [`Self::die`] and [`Self::black_hole`].
+    /// Listens again, after [`Self::die`].
     pub(crate) async fn listen(&mut self) {
-        self.backlog.clear();
         self.listening.shutdown().await;
         self.leave = watch::Sender::new(false);
         self.accept(socket(self.place).unwrap().listen(1024).unwrap());
@@ -229,6 +239,10 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>, mut leave: watch::Receive
         counts.open += 1;
     });
     let _open = Open(Arc::clone(&shared));
+    let away = std::mem::take(&mut *shared.turned_away.lock().unwrap());
+    if away {
+        return turn_away(stream).await;
+    }
     let mut builder = h2::server::Builder::new();
     builder
         .max_frame_size(1 << 20)
@@ -241,13 +255,13 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>, mut leave: watch::Receive
     };
     let mut calls = JoinSet::new();
     let mut told = false;
-    let hang = Arc::new(tokio::sync::Notify::new());
+    let whole = Arc::new(Whole::default());
     loop {
         tokio::select! {
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
                     shared.counts.send_modify(|counts| counts.calls += 1);
-                    calls.spawn(call(Arc::clone(&shared), request, respond, Arc::clone(&hang)));
+                    calls.spawn(call(Arc::clone(&shared), request, respond, Arc::clone(&whole)));
                 }
                 _ => return,
             },
@@ -256,16 +270,45 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>, mut leave: watch::Receive
                 told = true;
                 connection.graceful_shutdown();
             }
-            () = hang.notified() => return,
+            () = whole.hang.notified() => return,
+            () = whole.freeze.notified() => break,
         }
     }
+    // It stays open, and nobody looks at it.
+    std::future::pending::<()>().await;
+    drop((connection, calls));
 }
 
+/// Reads up to the head of the first call, and says that no stream was looked at (RFC 9113 6.8).
+async fn turn_away(mut stream: TcpStream) {
+    let mut preface = [0; 24];
+    stream.read_exact(&mut preface).await.unwrap();
+    stream
+        .write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0])
+        .await
+        .unwrap();
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut body = vec![0; length as usize];
+        stream.read_exact(&mut body).await.unwrap();
+        if head[3] == 1 {
+            break;
+        }
+    }
+    let goaway = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    stream.write_all(&goaway).await.unwrap();
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest).await;
+}
+
+#[expect(clippy::too_many_lines, reason = "one arm for each act")]
 async fn call(
     shared: Arc<Shared>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
-    hang: Arc<tokio::sync::Notify>,
+    whole: Arc<Whole>,
 ) {
     let act = {
         let mut script = shared.script.lock().unwrap();
@@ -334,7 +377,11 @@ async fn call(
             let _ = to.send_data(message(b"well"), true);
         }
         Act::Reset(reason) => respond.send_reset(reason),
-        Act::Hang => hang.notify_one(),
+        Act::Hang => whole.hang.notify_one(),
+        Act::Freeze => {
+            whole.freeze.notify_one();
+            std::future::pending::<()>().await;
+        }
         Act::Echo => {}
     }
 }
