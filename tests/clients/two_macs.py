@@ -7,9 +7,7 @@ the binary in TAILHOP_BIN. Everything ends with the `with`, or with this process
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -26,7 +24,8 @@ ADDRESSES = {M1: "127.0.0.2", DEV1: "127.0.0.3"}
 START_SECONDS = 30
 # Longer than tailhop ever lets one wait here, on a machine that is busy with other things.
 CLIENT_SECONDS = 20
-PR_SET_PDEATHSIG = 1
+# Of util-linux: Python's own way to run something in a child before it begins breaks grpc.
+ENDED_WITH_US = ["setpriv", "--pdeathsig", "KILL"]
 
 
 class TwoMacs:
@@ -69,11 +68,10 @@ class TwoMacs:
         """`switch_in`: seconds until the schedule makes the second Mac active."""
         self.config.write_text(self.routing(switch_in))
         self.running["tailhop"] = subprocess.Popen(
-            [binary(), "run", "--config", self.config],
+            [*ENDED_WITH_US, binary(), "run", "--config", self.config],
             stdout=self.log,
             stderr=self.log,
             env={},
-            preexec_fn=die_with_parent,
         )
         deadline = time.monotonic() + START_SECONDS
         while not self.is_ready():
@@ -129,6 +127,7 @@ class TwoMacs:
         address = ADDRESSES[name]
         return subprocess.Popen(
             [
+                *ENDED_WITH_US,
                 sys.executable,
                 Path(__file__).with_name("qdrant_stand_in.py"),
                 f"--listen={address}:{self.rest}",
@@ -137,7 +136,6 @@ class TwoMacs:
             ],
             stdout=subprocess.PIPE,
             text=True,
-            preexec_fn=die_with_parent,
         )
 
     def is_ready(self) -> bool:
@@ -191,10 +189,6 @@ def client(host: str, port: int, grpc_port: int, dialect: str) -> QdrantClient:
         timeout=CLIENT_SECONDS,
         check_compatibility=False,
     )
-
-
-def die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def binary() -> str:
