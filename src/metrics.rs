@@ -140,6 +140,7 @@ families!(
         backend_up: IntGaugeVec("tailhop_backend_up", "1 if the verdict is up.", &["service", "backend"]),
         active: IntGaugeVec("tailhop_backend_active", "1 for the backend that orders and schedule name.", &["service", "backend"]),
         serving: IntGaugeVec("tailhop_backend_serving", "1 for each backend that answered in the last 60 s.", &["service", "backend"]),
+        required_missing: IntGaugeVec("tailhop_backend_required_missing", "How much of what `require` names the backend is known to lack.", &["service", "backend"]),
         probes: IntCounterVec("tailhop_health_checks_total", "Probes, by result.", &["service", "backend", "result"]),
         probe_seconds: HistogramVec("tailhop_health_check_duration_seconds", "Probes that passed.", &["service", "backend"]; CONNECT_BUCKETS),
 

@@ -85,6 +85,7 @@ impl Admin {
                     .with_label_values(&labels)
                     .inc();
             }
+            "switch" => info!(%service, %from, %to, cause, reason, "held switch changed"),
             "drain" => info!(backend = change.backend, %to, by, reason, "drain changed"),
             // Whoever makes these logs them.
             _ => {}
@@ -167,6 +168,7 @@ impl Picture {
                 },
             );
         }
+        self.switch(service);
         let active = &service.active.backend;
         let cause = if service.serving.contains(active) {
             "active"
@@ -202,6 +204,19 @@ impl Picture {
                 },
             );
         }
+    }
+
+    fn switch(&mut self, service: &status::Service) {
+        let to = service.held_to.clone().unwrap_or_default();
+        self.hold(
+            ("switch", Some(service.name.clone()), None),
+            Held {
+                cause: if to.is_empty() { "released" } else { "held" }.to_owned(),
+                reason: service.waits(),
+                value: to,
+                by: None,
+            },
+        );
     }
 
     fn hold(&mut self, about: About, held: Held) {

@@ -3,6 +3,7 @@
 //! The command line and `GET /explain` print what this makes. Pure but for the admin half, which
 //! reads the verdicts.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use http::{Method, StatusCode};
@@ -12,8 +13,9 @@ use serde::Serialize;
 use super::status::{Coming, comings, show_time};
 use super::{Admin, Answer, TEXT, json, reply};
 use crate::api;
+use crate::api::collections::collection_of;
 use crate::config::instant;
-use crate::config::snapshot::{BackendId, Route, Snapshot, Timeouts};
+use crate::config::snapshot::{BackendId, Route, ServiceId, Snapshot, Timeouts};
 use crate::plan::candidates::{Plan, plan};
 use crate::plan::known::Known;
 use crate::plan::reason::Refusal;
@@ -22,6 +24,7 @@ use crate::plan::schedule::next_switch;
 use crate::reload::store::Asked;
 use crate::request::again::tried_again;
 use crate::words::effect::{Effect, Meaning};
+use crate::words::names::Kind;
 use crate::words::units::show_duration;
 use crate::words::verdict::Verdict;
 
@@ -37,6 +40,23 @@ pub struct Question<'q> {
     pub at: Timestamp,
     /// Where the verdicts are from, in words.
     pub verdicts: &'static str,
+}
+
+impl Question<'_> {
+    /// The collection that a read names by its path.
+    pub fn collection(&self, snapshot: &Snapshot, route: &Route) -> Option<Cow<'static, str>> {
+        let kind = snapshot.service(route.service).kind;
+        let upstream = upstream_path(route, kind, path_of(self.path));
+        let named = (kind == Kind::Qdrant)
+            .then(|| collection_of(&upstream))
+            .flatten();
+        named.map(|name| Cow::Owned(name.into_owned()))
+    }
+}
+
+/// Without what follows a `?`.
+fn path_of(target: &str) -> &str {
+    target.split(['?', '#']).next().unwrap_or_default()
 }
 
 /// What is known of one endpoint.
@@ -120,7 +140,9 @@ pub struct Candidate {
 pub struct Excluded {
     /// The backend.
     pub backend: String,
-    /// Why not.
+    /// Why not, in a word.
+    pub word: &'static str,
+    /// The same in a sentence.
     pub reason: &'static str,
     /// Its verdict.
     pub verdict: &'static str,
@@ -153,7 +175,7 @@ pub fn explain(
     question: &Question<'_>,
     told: impl FnOnce(&Route) -> Vec<Told>,
 ) -> Explanation {
-    let path = question.path.split(['?', '#']).next().unwrap_or_default();
+    let path = path_of(question.path);
     let nothing = Explanation::nothing(snapshot, question, path);
     let route = match question.service {
         None => match_route(snapshot, path),
@@ -330,6 +352,7 @@ impl Scene<'_> {
         (plan.excluded.iter())
             .map(|(id, why)| Excluded {
                 backend: self.name(*id),
+                word: why.word(),
                 reason: why.sentence(),
                 verdict: self.verdict(*id),
             })
@@ -408,7 +431,12 @@ impl Admin {
         let live = self.store.live();
         let (snapshot, now) = (&live.snapshot, self.clock.now());
         if field(query, "timeline").is_some() {
-            return json(StatusCode::OK, &comings(snapshot, now));
+            let lacks = |service: ServiceId, backend| {
+                let require = &snapshot.service(service).require;
+                let endpoint = live.endpoint(service, backend);
+                endpoint.map_or_else(Vec::new, |endpoint| endpoint.missing(require))
+            };
+            return json(StatusCode::OK, &comings(snapshot, now, lacks));
         }
         let wrong = |why: &str| reply(StatusCode::BAD_REQUEST, TEXT, format!("{why}\n"));
         let at = field(query, "at").map(|at| instant(&at, &snapshot.schedule.zone));
@@ -433,10 +461,12 @@ impl Admin {
         };
         let told = |route: &Route| {
             let endpoints = live.endpoints[route.service.0].iter();
+            let named = question.collection(snapshot, route);
+            let asked = Asked::default().of_collection(named);
             let told = endpoints.map(|endpoint| match at {
                 Some(_) => Told::unknown(),
                 None => Told {
-                    known: live.known_of(route.service, endpoint, &Asked::default()),
+                    known: live.known_of(route.service, endpoint, &asked),
                     evidence: Some(endpoint.judgement().evidence.to_string()),
                 },
             });

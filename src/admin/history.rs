@@ -19,7 +19,8 @@ pub struct Change {
     pub id: u64,
     /// When it was noticed, in the schedule's zone.
     pub time: String,
-    /// `active`, `writes`, `serving`, `verdict`, `tunnel`, `config`, `drain` or `repair`.
+    /// `active`, `writes`, `serving`, `switch` that is held, `verdict`, `tunnel`, `config`, `drain` or
+    /// `repair`.
     pub kind: String,
     /// The service that it is about, if one.
     pub service: Option<String>,
@@ -57,7 +58,7 @@ impl History {
         change.id = kept.last;
         if matches!(
             change.kind.as_str(),
-            "active" | "writes" | "serving" | "drain"
+            "active" | "writes" | "serving" | "switch" | "drain"
         ) {
             if kept.changes.len() == KEPT {
                 kept.changes.pop_front();

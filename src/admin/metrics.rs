@@ -30,6 +30,7 @@ impl Admin {
             &self.metrics.cache_entries,
             &self.metrics.cache_bytes,
             &self.metrics.switch_held,
+            &self.metrics.required_missing,
             &self.metrics.queue_depth,
         ] {
             gauges.reset();
@@ -89,6 +90,7 @@ fn kept(metrics: &Metrics, live: &Live, service: ServiceId) {
 fn endpoints(metrics: &Metrics, live: &Live, service: ServiceId, now: Timestamp) {
     let active = live.active(service, Effect::Read, now).backend;
     let active = &live.snapshot.backend(active).name;
+    let require = &live.snapshot.service(service).require;
     for endpoint in &live.endpoints[service.0] {
         let labels = [endpoint.key.service.as_str(), endpoint.key.backend.as_str()];
         let verdict = endpoint.verdict();
@@ -96,6 +98,11 @@ fn endpoints(metrics: &Metrics, live: &Live, service: ServiceId, now: Timestamp)
             let loaded = i64::try_from(told.catalogue.loaded.len()).unwrap_or(i64::MAX);
             let gauge = metrics.llm_loaded.with_label_values(&labels);
             gauge.set(loaded);
+        }
+        if !require.is_empty() {
+            let missing = i64::try_from(endpoint.missing(require).len()).unwrap_or(i64::MAX);
+            let gauge = metrics.required_missing.with_label_values(&labels);
+            gauge.set(missing);
         }
         for state in Verdict::ALL {
             let gauge = metrics

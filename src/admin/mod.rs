@@ -6,6 +6,7 @@
 
 pub mod changes;
 pub mod children;
+pub mod collections;
 mod events;
 pub mod explain;
 mod failures;

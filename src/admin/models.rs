@@ -6,7 +6,6 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::api::models as model;
 use crate::endpoint::live::Endpoint;
 
 /// So much of a digest tells models apart, as Ollama shows them.
@@ -83,13 +82,6 @@ fn tenths(rate: f64) -> f64 {
     (rate * 10.0).round() / 10.0
 }
 
-/// Those of `required` that an endpoint is known to lack.
-pub(super) fn missing(endpoint: &Endpoint, required: &[model::Model]) -> Vec<String> {
-    let lacks = |model: &&model::Model| endpoint.models.digest(model, |has| has.is_none());
-    let missing = required.iter().filter(|model| lacks(model) == Some(true));
-    missing.map(|model| model.as_str().to_owned()).collect()
-}
-
 /// The names under which these endpoints have different models.
 pub(super) fn differ(endpoints: &[Arc<Endpoint>]) -> Vec<String> {
     let mut first: BTreeMap<String, String> = BTreeMap::new();
@@ -110,12 +102,6 @@ pub(super) fn differ(endpoints: &[Arc<Endpoint>]) -> Vec<String> {
 }
 
 impl Models {
-    /// Whether all of these are there.
-    pub fn has_all(&self, required: &[model::Model]) -> bool {
-        let has = |name: &str| self.models.iter().any(|model| model.name == name);
-        required.iter().all(|model| has(model.as_str()))
-    }
-
     /// For people.
     pub fn show(&self) -> String {
         let loaded = self.models.iter().filter(|model| model.loaded);

@@ -95,8 +95,9 @@ fn checks(status: &Status) -> BTreeMap<String, Check> {
         let able = |backend: &super::status::Backend| !backend.drained && !lame(&backend.verdict);
         let active = of(&service.active.backend).is_some_and(able);
         let any = service.backends.iter().any(able);
+        let waits = service.waits();
         let grade = match (active, any) {
-            (true, _) if service.contradicts_schedule => Grade::Degraded,
+            (true, _) if service.contradicts_schedule || waits.is_some() => Grade::Degraded,
             (true, _) => Grade::Healthy,
             (false, true) => Grade::Degraded,
             (false, false) => Grade::Unhealthy,
@@ -107,6 +108,9 @@ fn checks(status: &Status) -> BTreeMap<String, Check> {
         }
         if service.contradicts_schedule {
             detail += "; ACTIVE_BACKEND contradicts the schedule";
+        }
+        if let Some(waits) = waits {
+            detail += &format!("; {waits}");
         }
         checks.insert(
             format!("service:{}", service.name),

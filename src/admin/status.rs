@@ -1,21 +1,24 @@
 //! `/status`: which backend is active, which one serves, and why. Built from the owners each time
 //! it is asked; the very shape that `tailhop status --json` prints.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
+use super::collections::{self, Collections};
 use super::history::Change;
 use super::models::{self, Models};
 use super::recent::{self, Traffic};
 use super::{Admin, shields};
-use crate::config::snapshot::{Backend as BackendRules, BackendId, ServiceId, Snapshot};
+use crate::config::snapshot::{
+    Backend as BackendRules, BackendId, Service as ServiceRules, ServiceId, Snapshot,
+};
 use crate::endpoint::live::Endpoint;
 use crate::plan::candidates::refusal;
-use crate::plan::orders::{self, Active};
+use crate::plan::known::Stocked;
+use crate::plan::orders::{self, Active, Why};
 use crate::plan::schedule::next_switch;
 use crate::plan::timeline::{What, timeline};
 use crate::reload::store::{Live, short};
@@ -116,6 +119,10 @@ pub struct Coming {
     pub to: Option<String>,
     /// Whether writes move, too.
     pub writes: bool,
+    /// What `require` names and the backend that becomes active is known to lack: the switch is to
+    /// be held, or, with `if_not_ready = "switch"`, comes all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lacks: Vec<String>,
     /// The whole in words.
     pub text: String,
 }
@@ -261,6 +268,9 @@ pub struct Service {
     pub next_switch: Option<NextSwitch>,
     /// Whether `ACTIVE_BACKEND` contradicts the schedule.
     pub contradicts_schedule: bool,
+    /// Whom the switch names that is held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_to: Option<String>,
     /// By backend that offers it.
     pub backends: Vec<Backend>,
     /// Requests that backends are working on.
@@ -279,7 +289,8 @@ pub struct Service {
 pub struct Named {
     /// The backend.
     pub backend: String,
-    /// Who says so: `active-backend`, `pin`, `schedule`, `default` or `only-offer`.
+    /// Who says so: `active-backend`, `pin`, `schedule`, `held`, `writes-stay`, `default` or
+    /// `only-offer`.
     pub why: String,
     /// The same in a sentence.
     pub sentence: String,
@@ -321,6 +332,15 @@ pub struct Backend {
     /// Its models, of kind ollama; left out: it did not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub models: Option<Models>,
+    /// Its collections, of kind qdrant; left out: it did not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collections: Option<Collections>,
+    /// What `require` names and it is known to lack.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lacks: Vec<String>,
+    /// It did not tell yet whether it has what `require` names.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub awaited: bool,
 }
 
 /// A failure and when it was.
@@ -355,7 +375,9 @@ impl Admin {
             tailnet: self.tunnel(&view),
             services,
             orders: view.orders(),
-            timeline: comings(&live.snapshot, view.now),
+            timeline: comings(&live.snapshot, view.now, |service, to| {
+                view.lacks(service, to)
+            }),
             history: self.history.latest(),
             you: None,
             children: (self.children.children().into_iter())
@@ -477,8 +499,9 @@ impl View<'_> {
                 lacks: self.lacks(id, switch.to),
             }),
             contradicts_schedule: orders::contradicts_schedule(snapshot, id, self.now),
+            held_to: self.held_to(id),
             backends: (service.backends.iter().zip(endpoints))
-                .map(|(backend, endpoint)| self.backend(*backend, endpoint))
+                .map(|(backend, endpoint)| self.backend(service, *backend, endpoint))
                 .collect(),
             in_flight: endpoints.iter().map(|e| e.handles.in_flight.get()).sum(),
             recent: Traffic::default(),
@@ -542,7 +565,7 @@ impl View<'_> {
         }
     }
 
-    fn backend(&self, id: BackendId, endpoint: &Endpoint) -> Backend {
+    fn backend(&self, service: &ServiceRules, id: BackendId, endpoint: &Endpoint) -> Backend {
         let judgement = endpoint.judgement();
         Backend {
             name: endpoint.key.backend.to_string(),
@@ -557,15 +580,25 @@ impl View<'_> {
             drained: orders::drain(&self.live.snapshot, id, self.now).is_some(),
             in_flight: endpoint.handles.in_flight.get(),
             models: models::of(endpoint, |at| self.show(at)),
+            collections: collections::of(endpoint, |at| self.show(at)),
+            lacks: endpoint.missing(&service.require),
+            awaited: endpoint.stocked(&service.require) == Stocked::Awaited,
         }
+    }
+
+    /// Whom the switch names that is held, if one is.
+    fn held_to(&self, service: ServiceId) -> Option<String> {
+        let snapshot = &self.live.snapshot;
+        let held = self.live.active(service, Effect::Read, self.now);
+        let to = orders::by_schedule(snapshot, service, self.now).backend;
+        matches!(held.why, Why::Held(_)).then(|| snapshot.backend(to).name.to_string())
     }
 
     /// What `require` names and a backend is known to lack.
     fn lacks(&self, service: ServiceId, backend: BackendId) -> Vec<String> {
         let require = &self.live.snapshot.service(service).require;
         let endpoint = self.live.endpoint(service, backend);
-        let lacks = |endpoint: &Arc<Endpoint>| models::missing(endpoint, require);
-        endpoint.map(lacks).unwrap_or_default()
+        endpoint.map_or_else(Vec::new, |endpoint| endpoint.missing(require))
     }
 
     fn show(&self, at: Timestamp) -> String {
@@ -573,8 +606,12 @@ impl View<'_> {
     }
 }
 
-/// What comes, in words.
-pub fn comings(snapshot: &Snapshot, now: Timestamp) -> Vec<Coming> {
+/// What comes, in words; `lacks` has what a backend is known to lack of what a service requires.
+pub fn comings(
+    snapshot: &Snapshot,
+    now: Timestamp,
+    lacks: impl Fn(ServiceId, BackendId) -> Vec<String>,
+) -> Vec<Coming> {
     let name = |id: BackendId| snapshot.backend(id).name.to_string();
     let coming = timeline(snapshot, now).into_iter().map(|one| {
         let nothing = Coming {
@@ -584,6 +621,7 @@ pub fn comings(snapshot: &Snapshot, now: Timestamp) -> Vec<Coming> {
             from: None,
             to: None,
             writes: false,
+            lacks: Vec::new(),
             text: String::new(),
         };
         match one.what {
@@ -593,12 +631,25 @@ pub fn comings(snapshot: &Snapshot, now: Timestamp) -> Vec<Coming> {
                 to,
                 writes,
             } => {
-                let service = snapshot.service(service).name.to_string();
+                let planned = matches!(to.why, Why::Schedule(_));
+                let lacks = if planned {
+                    lacks(service, to.backend)
+                } else {
+                    Vec::new()
+                };
+                let rules = snapshot.service(service);
+                let service = rules.name.to_string();
                 let (from, to, why) = (name(from), name(to.backend), to.why.as_str());
                 let moved = if writes { "" } else { ", writes stay" };
+                let but = match (lacks.is_empty(), rules.holds_switch) {
+                    (true, _) => String::new(),
+                    (_, true) => format!("; to be held: {to} lacks {}", lacks.join(", ")),
+                    (_, false) => format!("; {to} lacks {}", lacks.join(", ")),
+                };
                 Coming {
                     kind: "active".to_owned(),
-                    text: format!("{service}: {from} -> {to} ({why}{moved})"),
+                    text: format!("{service}: {from} -> {to} ({why}{moved}){but}"),
+                    lacks,
                     service: Some(service),
                     from: Some(from),
                     to: Some(to),
@@ -638,6 +689,38 @@ pub(super) fn serves(endpoint: &Endpoint) -> bool {
     endpoint.served_ago().is_some_and(|ago| ago < SERVING)
 }
 
+impl Service {
+    /// Which switch is held since its date or moves reads alone, and what is to be done.
+    pub fn waits(&self) -> Option<String> {
+        let named = |name: &str| self.backends.iter().find(|backend| backend.name == name);
+        let (active, writes) = (&self.active, &self.writes);
+        if active.why == "held" {
+            let to = self.held_to.as_ref()?;
+            let target = named(to)?;
+            let what = if target.lacks.is_empty() {
+                format!("{to} did not tell yet what it has")
+            } else {
+                format!("{to} lacks {}", target.lacks.join(", "))
+            };
+            return Some(match writes.why.as_str() {
+                "writes-stay" => format!(
+                    "{what}: `tailhop migrate --from {} --to {to} --pin` moves the data, then the writes",
+                    writes.backend
+                ),
+                _ => what,
+            });
+        }
+        (writes.why == "writes-stay").then(|| {
+            format!(
+                "reads moved to {to}, and {from} owns the writes until an order moves them: \
+                 `tailhop migrate --from {from} --to {to} --pin`",
+                to = active.backend,
+                from = writes.backend
+            )
+        })
+    }
+}
+
 /// Which backend is active, and what is the matter if it does not serve.
 fn sentence(service: &Service) -> String {
     let Named {
@@ -664,6 +747,9 @@ fn sentence(service: &Service) -> String {
             "; the switch of {} comes to {to}, which lacks {lacks}",
             next.at
         );
+    }
+    if let Some(waits) = service.waits() {
+        text += &format!("; {waits}");
     }
     let others: Vec<_> = service
         .serving

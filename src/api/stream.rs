@@ -123,8 +123,8 @@ impl Watcher {
         status: StatusCode,
         headers: &HeaderMap,
     ) -> Option<Self> {
-        let plain = !headers.contains_key(CONTENT_ENCODING);
-        if kind != Kind::Ollama || !status.is_success() || !plain {
+        let plain = || !headers.contains_key(CONTENT_ENCODING);
+        if kind != Kind::Ollama || !status.is_success() || !plain() {
             return None;
         }
         let dialect = dialect(meaning.op, path, media_type(headers.get(CONTENT_TYPE)?)?)?;

@@ -7,10 +7,10 @@ use jiff::Timestamp;
 use super::run::render;
 use super::{AdminArg, COULD_NOT_ASK, NO, ask, block_on, json, say};
 use crate::admin::explain::{Explanation, Question, Told, explain, show_timeline};
-use crate::admin::status::{Status, comings};
-use crate::config::snapshot::{Route, Snapshot};
+use crate::admin::status::{Backend, Status, comings};
+use crate::config::snapshot::{BackendId, Route, ServiceId, Snapshot};
 use crate::config::{Environment, instant, load, read};
-use crate::plan::known::Known;
+use crate::plan::known::{Known, Stocked};
 use crate::words::verdict::Verdict;
 
 /// Arguments of `explain`.
@@ -77,7 +77,12 @@ impl Explain {
     }
 
     fn timeline(&self, snapshot: &Snapshot, at: Option<Timestamp>) -> u8 {
-        let coming = comings(snapshot, at.unwrap_or_else(Timestamp::now));
+        let status = self.running();
+        let lacks = |service: ServiceId, backend| {
+            let told = of_status(snapshot, service, backend, status.as_ref());
+            told.map_or_else(Vec::new, |told| told.lacks.clone())
+        };
+        let coming = comings(snapshot, at.unwrap_or_else(Timestamp::now), lacks);
         say(&if self.json {
             json(&coming)
         } else {
@@ -108,7 +113,8 @@ impl Explain {
             verdicts,
         };
         explain(snapshot, &question, |route| {
-            told(snapshot, route, status.as_ref())
+            let collection = question.collection(snapshot, route);
+            told(snapshot, route, collection.as_deref(), status.as_ref())
         })
     }
 
@@ -121,27 +127,45 @@ impl Explain {
 }
 
 /// What the instance tells of a service's endpoints, in the order of its backends.
-fn told(snapshot: &Snapshot, route: &Route, status: Option<&Status>) -> Vec<Told> {
-    let service = snapshot.service(route.service);
-    let services = status.map(|status| status.services.iter());
-    let mut of_name = services.into_iter().flatten();
-    let found = of_name.find(|told| told.name == service.name.as_str());
-    let of = |name: &str| {
-        let mut backends = found?.backends.iter();
-        let backend = backends.find(|backend| backend.name == name)?;
+fn told(
+    snapshot: &Snapshot,
+    route: &Route,
+    collection: Option<&str>,
+    status: Option<&Status>,
+) -> Vec<Told> {
+    let of = |id: &BackendId| {
+        let backend = of_status(snapshot, route.service, *id, status)?;
         let mut all = Verdict::ALL.iter();
         let verdict = *all.find(|verdict| verdict.as_str() == backend.verdict)?;
         // An older instance does not tell it.
         let evidence = Some(backend.evidence.clone()).filter(|evidence| !evidence.is_empty());
-        let models = backend.models.as_ref();
-        let unready = models.is_some_and(|models| !models.has_all(&service.require));
+        let has = backend.collections.as_ref().zip(collection);
         let known = Known {
-            unready,
+            stocked: match (backend.lacks.is_empty(), backend.awaited) {
+                (false, _) => Stocked::Lacks,
+                (true, true) => Stocked::Awaited,
+                (true, false) => Stocked::Ready,
+            },
+            lacks: has.is_some_and(|(has, name)| !has.collections.contains_key(name)),
             ..Known::from(verdict)
         };
         Some(Told { known, evidence })
     };
-    (service.backends.iter())
-        .map(|id| of(snapshot.backend(*id).name.as_str()).unwrap_or_else(Told::unknown))
+    let offering = snapshot.service(route.service).backends.iter();
+    offering
+        .map(|id| of(id).unwrap_or_else(Told::unknown))
         .collect()
+}
+
+/// What the instance tells of one endpoint.
+fn of_status<'s>(
+    snapshot: &Snapshot,
+    service: ServiceId,
+    backend: BackendId,
+    status: Option<&'s Status>,
+) -> Option<&'s Backend> {
+    let service = snapshot.service(service).name.as_str();
+    let backend = snapshot.backend(backend).name.as_str();
+    let told = (status?.services.iter()).find(|told| told.name == service)?;
+    told.backends.iter().find(|told| told.name == backend)
 }

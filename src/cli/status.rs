@@ -183,6 +183,12 @@ fn render_service(service: &Service) -> String {
         if let Some(models) = &backend.models {
             let _ = writeln!(text, "    {}", models.show());
         }
+        if let Some(collections) = &backend.collections {
+            let _ = writeln!(text, "    {}", collections.show());
+        }
+        if !backend.lacks.is_empty() {
+            let _ = writeln!(text, "    LACKS {}", backend.lacks.join(", "));
+        }
         if let Some(error) = &backend.last_error {
             // Writing into a String cannot fail.
             let _ = writeln!(text, "    last error {}: {}", error.at, error.text);
@@ -194,6 +200,9 @@ fn render_service(service: &Service) -> String {
             text,
             "  WARNING: not the same on all backends, so embeddings stay: {models}"
         );
+    }
+    if let Some(waits) = service.waits() {
+        let _ = writeln!(text, "  WAITS: {waits}");
     }
     if let Some(next) = &service.next_switch {
         let _ = writeln!(text, "  next switch {} to {}", next.at, next.to);

@@ -13,8 +13,8 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::snapshot::{
-    Backend, Cache, DialWay, Drain, Fallback, HostHeader, Network, Pin, Route, Run, Schedule,
-    Scope, Service, ServiceId, Snapshot, Timeouts, Token, Url,
+    Backend, Cache, DialWay, Drain, Fallback, HostHeader, Network, Pin, Require, Route, Run,
+    Schedule, Scope, Service, ServiceId, Snapshot, Timeouts, Token, Url,
 };
 use crate::api::models::Model;
 use crate::words::units::show_duration;
@@ -306,11 +306,7 @@ fn services(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
                 changes.value(&at("its kind is"), &before.kind, &service.kind);
                 changes.value(&at("its port is"), &before.port, &service.port);
                 fallback(&subject, before.fallback, service.fallback, changes);
-                changes.value(
-                    &at("it requires"),
-                    &names_of(&before.require),
-                    &names_of(&service.require),
-                );
+                required(&subject, before, service, changes);
                 let [was, is] = [before, service].map(|service| names_of(&service.prewarm));
                 changes.value(&at("it loads ahead"), &was, &is);
                 changes.value(
@@ -359,6 +355,39 @@ fn fallback(subject: &str, old: Fallback, new: Fallback, changes: &mut Changes) 
     changes.say(format!("{subject}: {what}"));
 }
 
+fn required(subject: &str, old: &Service, new: &Service, changes: &mut Changes) {
+    let said = format!("{subject}: it requires");
+    let [was, is] = [old, new].map(|service| names_of(&service.require.models));
+    changes.value(&said, &was, &is);
+    let [was, is] = [old, new].map(|service| collections(&service.require));
+    changes.value(&said, &was, &is);
+    let [was, is] = [old, new].map(Service::switches_move_reads_alone);
+    if was != is {
+        changes.say(format!(
+            "{subject}: a planned switch {} writes",
+            if is { "no longer moves" } else { "now moves" }
+        ));
+    }
+}
+
+/// Collections in words.
+fn collections(require: &Require) -> String {
+    let Require {
+        collections,
+        min_points,
+        ..
+    } = require;
+    let what = match collections.as_slice() {
+        [] => return "no collection".to_owned(),
+        [one] => format!("collection {one}"),
+        several => format!("collections {}", several.join(", ")),
+    };
+    match min_points {
+        0 | 1 => what,
+        least => format!("{what} with {least} points"),
+    }
+}
+
 /// Models in words.
 fn names_of(models: &[Model]) -> String {
     let models: Vec<_> = models.iter().map(Model::as_str).collect();
@@ -402,7 +431,7 @@ fn holds_switch(subject: &str, old: &Service, new: &Service, changes: &mut Chang
             "no longer waits for"
         };
         changes.say(format!(
-            "{subject}: a planned switch {what} the models that it requires"
+            "{subject}: a planned switch {what} what it requires"
         ));
     }
 }

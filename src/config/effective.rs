@@ -19,7 +19,8 @@ use super::problem::{Problems, Report};
 use super::raw::IF_NOT_READY;
 use super::raw::{self, Table};
 use super::snapshot::{
-    Backend, BackendId, Credential, HostHeader, Route, Service, ServiceId, Snapshot, Timeouts,
+    Backend, BackendId, Credential, HostHeader, Require, Route, Service, ServiceId, Snapshot,
+    Timeouts,
 };
 use super::source::{Source, read};
 use super::validate;
@@ -281,28 +282,13 @@ impl Listing<'_> {
         }
         self.of(table, &path, "fallback", quoted(service.fallback.as_str()));
         self.load(table, &path, service);
-        let require = table.table("require");
-        self.written(
-            require,
-            &format!("{path}.require"),
-            "models",
-            Some(models(&service.require)),
-        );
         if let Some(cache) = &service.cache {
             let (table, path) = (table.table("cache"), format!("{path}.cache"));
             self.of(table, &path, "entries", cache.entries.to_string());
             self.of(table, &path, "megabytes", cache.megabytes.to_string());
             self.of(table, &path, "ttl", quoted(show_duration(cache.ttl)));
         }
-        if table.has("require") {
-            let word = IF_NOT_READY[usize::from(!service.holds_switch)];
-            self.of(
-                require,
-                &format!("{path}.require"),
-                "if_not_ready",
-                quoted(word),
-            );
-        }
+        self.require(table.table("require"), &format!("{path}.require"), service);
         self.of(
             table,
             &path,
@@ -314,6 +300,23 @@ impl Listing<'_> {
         for (key, value) in timeouts(&service.timeouts) {
             let origin = self.timeout(&tables, key);
             self.put(format!("{path}.timeouts.{key}"), value, origin);
+        }
+    }
+
+    fn require(&mut self, table: &Table, path: &str, service: &Service) {
+        let Require {
+            models: required,
+            collections,
+            min_points,
+        } = &service.require;
+        self.written(table, path, "models", Some(models(required)));
+        self.written(table, path, "collections", Some(list(collections)));
+        if !collections.is_empty() {
+            self.of(table, path, "min_points", min_points.to_string());
+        }
+        if !service.require.is_empty() {
+            let word = IF_NOT_READY[usize::from(!service.holds_switch)];
+            self.of(table, path, "if_not_ready", quoted(word));
         }
     }
 

@@ -52,6 +52,8 @@ pub(super) enum Shape {
     Port,
     /// A number of things, at least one.
     Count,
+    /// The same, of things that there may be millions of.
+    Many,
     /// An IP address and a port.
     Address,
     /// A duration with its unit.
@@ -87,6 +89,7 @@ pub(super) enum Value {
     Text(String),
     Flag(bool),
     Port(u16),
+    Many(u64),
     Address(SocketAddr),
     Duration(Duration),
     Bound(Option<Duration>),
@@ -262,6 +265,7 @@ from_value! {
     Text(inner) as &'v str = inner;
     Flag(inner) as bool = *inner;
     Port(inner) as u16 = *inner;
+    Many(inner) as u64 = *inner;
     Address(inner) as SocketAddr = *inner;
     Duration(inner) as Duration = *inner;
     Bound(inner) as Option<Duration> = *inner;

@@ -95,6 +95,7 @@ fn shape(shape: Shape) -> Value {
         Shape::Word(words) => any_of(&json!({ "enum": words() })),
         Shape::Flag => json!({ "type": "boolean" }),
         Shape::Port | Shape::Count => json!({ "type": "integer", "minimum": 1, "maximum": 65535 }),
+        Shape::Many => json!({ "type": "integer", "minimum": 1 }),
         Shape::Address => {
             pattern(r"^(([0-9]{1,3}\.){3}[0-9]{1,3}|\[[0-9A-Fa-f:.%]+\]):[0-9]{1,5}$")
         }
@@ -202,6 +203,7 @@ fn takes(shape: Shape) -> String {
         }
         Shape::Flag => "`true`, `false`".to_owned(),
         Shape::Port | Shape::Count => "1 to 65535".to_owned(),
+        Shape::Many => "1 or more".to_owned(),
         Shape::Address => "IP:port".to_owned(),
         Shape::Duration => "duration".to_owned(),
         Shape::Bound => "duration, `\"none\"`".to_owned(),

@@ -267,11 +267,11 @@ pub struct Service {
     pub port: u16,
     /// What may be sent to a backend that is not the active one.
     pub fallback: Fallback,
-    /// Models without which a backend takes no reads and no inference.
-    pub require: Vec<Model>,
+    /// Without it a backend takes no reads and no inference.
+    pub require: Require,
     /// How many embeddings are kept.
     pub cache: Option<Cache>,
-    /// Whether a planned switch waits for a backend that is known to lack them.
+    /// Whether a planned switch waits for a backend that is known to lack what is required.
     pub holds_switch: bool,
     /// Models that are loaded before they are asked for.
     pub prewarm: Vec<Model>,
@@ -291,6 +291,24 @@ pub struct Service {
     pub grpc_port: Option<u16>,
     /// The route of requests that come there: path `/`.
     pub whole: Route,
+}
+
+/// What a backend must have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Require {
+    /// Models, of kind `ollama`.
+    pub models: Vec<Model>,
+    /// Collections or aliases, of kind `qdrant`.
+    pub collections: Vec<String>,
+    /// Points in each of them, at least.
+    pub min_points: u64,
+}
+
+impl Require {
+    /// Whether it names nothing.
+    pub fn is_empty(&self) -> bool {
+        self.models.is_empty() && self.collections.is_empty()
+    }
 }
 
 /// How many embeddings are kept, and how long.
@@ -478,6 +496,13 @@ impl Service {
             return Some(backend.0);
         }
         self.backends.iter().position(|id| *id == backend)
+    }
+
+    /// Whether a planned switch moves its reads alone, and writes move only by an order. What the
+    /// backends have is seen by each instance for itself and decides when reads move; who owns the
+    /// writes follows from the file, or instances would disagree.
+    pub fn switches_move_reads_alone(&self) -> bool {
+        self.holds_switch && !self.require.collections.is_empty()
     }
 }
 

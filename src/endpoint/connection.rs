@@ -86,14 +86,6 @@ pub struct Connection {
 /// What hyper says of a request.
 pub type Sent = Result<Response<Incoming>, TrySendError<Request<Outgoing>>>;
 
-/// A request that was sent.
-pub struct Sending<F> {
-    /// The protocol that it asked for.
-    pub asked: Option<HeaderValue>,
-    /// What becomes of it, for [`Connection::answer`].
-    pub answer: F,
-}
-
 /// A request that failed, and the request itself if not one byte of it was sent.
 pub struct SendError {
     /// What failed.
@@ -138,24 +130,19 @@ impl Connection {
         &mut self,
         request: Request<Outgoing>,
     ) -> Result<Response<Incoming>, SendError> {
-        let Sending { asked, answer } = self.begin(request);
-        let sent = answer.await;
+        let asked = request.headers().get(UPGRADE).cloned();
+        let sent = self.begin(request).await;
         self.answer(sent, asked.as_ref())
     }
 
     /// The same in two steps. The request is handed over here, and not carried along by those who
-    /// wait for what becomes of it.
-    pub fn begin(
-        &mut self,
-        request: Request<Outgoing>,
-    ) -> Sending<impl Future<Output = Sent> + use<>> {
-        Sending {
-            asked: request.headers().get(UPGRADE).cloned(),
-            answer: self.sender.try_send_request(request),
-        }
+    /// wait for what becomes of it, for [`Connection::answer`].
+    pub fn begin(&mut self, request: Request<Outgoing>) -> impl Future<Output = Sent> + use<> {
+        self.sender.try_send_request(request)
     }
 
-    /// What became of a request: its answer, if it is one that was asked for.
+    /// What became of a request: its answer, if it is one that was asked for. `asked` is the
+    /// protocol that the request asked for.
     pub fn answer(
         &self,
         sent: Sent,

@@ -22,8 +22,10 @@ use super::models::Models;
 use super::pace::Pace;
 use super::sessions::Sessions;
 use super::slots::Slots;
+use super::stock::Stock;
 use super::work::Work;
 use crate::api;
+use crate::api::collections::Collections;
 use crate::config::snapshot::{Network, Url};
 use crate::metrics::Metrics;
 use crate::wire::Place;
@@ -76,6 +78,8 @@ pub struct Endpoint {
     pub lost: Lost,
     /// Its models.
     pub models: Models,
+    /// Its collections.
+    pub collections: Stock<Collections>,
     /// What they took.
     pub work: Work,
     /// Its places for inference. Of the data thread only, but for looks at how busy it is.
@@ -84,6 +88,8 @@ pub struct Endpoint {
     pub handles: Handles,
     /// Somebody wants it probed.
     pub probe_wanted: Notify,
+    /// What it has may have changed: somebody should ask.
+    pub stock_wanted: Notify,
     /// The Host that it is asked with.
     pub host: HeaderValue,
     /// The name of its backend, as a header says it.
@@ -200,9 +206,11 @@ impl Endpoint {
             machine,
             lost: Lost::new(),
             models: Models::default(),
+            collections: Stock::default(),
             work: Work::default(),
             slots: Slots::default(),
             probe_wanted: Notify::new(),
+            stock_wanted: Notify::new(),
             answered: Stamp::never(),
             dialled: Stamp::never(),
             probe_due: Mutex::new(None),
@@ -315,6 +323,11 @@ impl Endpoint {
     /// Asks for a probe on a fresh dial, soon.
     pub fn want_probe(&self) {
         self.probe_wanted.notify_one();
+    }
+
+    /// Says that the models or collections that it has may have changed.
+    pub fn want_stock(&self) {
+        self.stock_wanted.notify_one();
     }
 
     /// No configuration wants it any more.

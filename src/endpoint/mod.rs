@@ -15,6 +15,7 @@ pub mod pace;
 pub mod session;
 pub mod sessions;
 pub mod slots;
+pub mod stock;
 pub mod work;
 
 use std::sync::Arc;

@@ -1,21 +1,16 @@
 //! Which models an endpoint has, as it told last; of kind `ollama` only.
-//!
-//! Invariant: what was told is replaced whole, and holds until something else is told: a Mac that
-//! sleeps has the models that it had. What it answered that is no list makes it unknown.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
-use tokio::sync::Notify;
 
+use super::stock::{Stock, Told};
 use crate::api::models::{Catalogue, Model};
 
 /// The models of an endpoint.
 #[derive(Default)]
 pub struct Models {
-    told: ArcSwapOption<Told>,
-    wanted: Notify,
+    stock: Stock<Catalogue>,
     warmed: Mutex<Vec<Warmed>>,
 }
 
@@ -34,25 +29,16 @@ pub struct Warmed {
     pub at: Timestamp,
 }
 
-/// What an endpoint told.
-#[derive(Debug)]
-pub struct Told {
-    /// Its models.
-    pub catalogue: Catalogue,
-    /// When.
-    pub at: Timestamp,
-}
-
 impl Models {
     /// What it told last; `None`: nothing, or nothing that can be read.
-    pub fn told(&self) -> Option<Arc<Told>> {
-        self.told.load_full()
+    pub fn told(&self) -> Option<Arc<Told<Catalogue>>> {
+        self.stock.told()
     }
 
     /// It told this. Whether it has no longer what it had under some name: another model, or none.
-    pub fn tell(&self, told: Option<Told>) -> bool {
+    pub fn tell(&self, told: Option<Told<Catalogue>>) -> bool {
         let told = told.map(Arc::new);
-        let before = self.told.swap(told.clone());
+        let before = self.stock.tell(told.clone());
         let now = told.as_ref().map(|told| &told.catalogue.models);
         let had = before.iter().flat_map(|told| &told.catalogue.models);
         let gone = |(model, digest)| now.and_then(|now| now.get(model)) != Some(digest);
@@ -61,25 +47,26 @@ impl Models {
 
     /// Its digest of a model, `None` if it has none of that name; nothing if that is not known.
     pub fn digest<T>(&self, model: &Model, read: impl FnOnce(Option<&str>) -> T) -> Option<T> {
-        let told = self.told.load();
-        told.as_ref().map(|told| read(told.catalogue.digest(model)))
+        self.stock.read(|has| read(has.digest(model)))
     }
 
     /// Whether it is known to have a model in memory.
     pub fn is_loaded(&self, model: &Model) -> bool {
-        let told = self.told.load();
-        told.as_ref()
-            .is_some_and(|told| told.catalogue.loaded.contains(model))
+        let loaded = self.stock.read(|has| has.loaded.contains(model));
+        loaded.unwrap_or_default()
     }
 
     /// Whether it is known to lack one of these.
     pub fn lacks(&self, models: &[Model]) -> bool {
-        let told = self.told.load();
-        let lacks = |told: &Arc<Told>| {
-            let digests = models.iter().map(|model| told.catalogue.digest(model));
-            digests.into_iter().any(|digest| digest.is_none())
-        };
-        !models.is_empty() && told.as_ref().is_some_and(lacks)
+        let lacks = |has: &Catalogue| models.iter().any(|model| has.digest(model).is_none());
+        !models.is_empty() && self.stock.read(lacks).unwrap_or_default()
+    }
+
+    /// Those of these that it is known to lack.
+    pub fn missing(&self, models: &[Model]) -> Vec<String> {
+        let lacks = |model: &&Model| self.digest(model, |has| has.is_none()) == Some(true);
+        let missing = models.iter().filter(lacks);
+        missing.map(|model| model.as_str().to_owned()).collect()
     }
 
     /// A model was loaded before it was asked for, or could not be; of each model the last is kept.
@@ -93,15 +80,5 @@ impl Models {
     pub fn prewarmed(&self) -> Vec<Warmed> {
         let all = self.warmed.lock().unwrap_or_else(PoisonError::into_inner);
         all.clone()
-    }
-
-    /// They may have changed: somebody should ask.
-    pub fn want(&self) {
-        self.wanted.notify_one();
-    }
-
-    /// Returns when somebody should ask.
-    pub async fn wanted(&self) {
-        self.wanted.notified().await;
     }
 }

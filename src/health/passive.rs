@@ -83,7 +83,7 @@ pub fn note(endpoint: &Endpoint, seen: Seen, detail: &str, clock: Clock) {
     let (service, backend) = (&endpoint.key.service, &endpoint.key.backend);
     let evidence = endpoint.judgement().evidence;
     if after == Verdict::Up {
-        endpoint.models.want();
+        endpoint.want_stock();
         info!(%service, %backend, %before, %after, %evidence, "verdict");
     } else {
         warn!(%service, %backend, %before, %after, %evidence, detail, "verdict");

@@ -149,7 +149,7 @@ impl Prober {
                 let took = began.elapsed();
                 self.tell(endpoint, &model, done.occasion, "loaded", Some(took));
                 done.models.push(model);
-                endpoint.models.want();
+                endpoint.want_stock();
             }
             Loaded::No(why) => {
                 let (service, backend) = (&endpoint.key.service, &endpoint.key.backend);

@@ -64,11 +64,15 @@ impl Prober {
             let live = self.store.live();
             probed.retain(|endpoint| !endpoint.is_retired());
             for endpoint in live.endpoints.iter().flatten() {
+                // What is asked for depends on what is required.
+                endpoint.want_stock();
                 if !probed.iter().any(|known| Arc::ptr_eq(known, endpoint)) {
                     probed.push(Arc::clone(endpoint));
                     tasks.spawn(self.clone().watch(Arc::clone(endpoint)));
-                    if endpoint.key.kind == Kind::Ollama {
+                    if endpoint.key.kind != Kind::Http {
                         tasks.spawn(self.clone().catalogue(Arc::clone(endpoint)));
+                    }
+                    if endpoint.key.kind == Kind::Ollama {
                         tasks.spawn(self.clone().prewarm(Arc::clone(endpoint)));
                     }
                 }

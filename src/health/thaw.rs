@@ -31,6 +31,6 @@ fn take_back(medic: &Medic) {
     for endpoint in medic.store.live().endpoints.iter().flatten() {
         note(endpoint, Seen::Thawed, "", medic.clock);
         endpoint.want_probe();
-        endpoint.models.want();
+        endpoint.want_stock();
     }
 }

@@ -2,11 +2,12 @@
 
 use jiff::Timestamp;
 
-use super::known::{Holds, Known, Load};
+use super::known::{Holds, Known, Load, Stocked};
 use super::orders::{self, Active, Why};
 use super::reason::{Exclusion, Reason, Refusal};
 use crate::config::snapshot::{BackendId, Fallback, Policy, ServiceId, Snapshot};
 use crate::words::effect::{Effect, Meaning, Reach};
+use crate::words::names::Kind;
 use crate::words::verdict::Verdict;
 
 /// The ordered candidates for one request.
@@ -52,7 +53,7 @@ pub fn lead(
     now: Timestamp,
 ) -> Option<Lead> {
     let active = orders::active(snapshot, service, meaning.effect, now);
-    let active = orders::held(snapshot, service, active, now, |id| known(id).unready);
+    let active = orders::held(snapshot, service, active, now, |id| known(id).stocked);
     let takes_work = |id| orders::drain(snapshot, id, now).is_none();
     let first = known(active.backend);
     let leads = takes_work(active.backend)
@@ -99,8 +100,9 @@ pub fn plan<K: Copy + Into<Known>>(
             known.holds = Holds::Unknown;
         }
     }
-    let lacks = |id| (offering.iter()).any(|(other, known)| *other == id && known.unready);
-    let active = orders::held(snapshot, service, active, now, lacks);
+    let of = |id| offering.iter().find(|(other, _)| *other == id);
+    let stocked = |id| of(id).map_or(Stocked::Ready, |(_, known)| known.stocked);
+    let active = orders::held(snapshot, service, active, now, stocked);
     let (order, excluded) = sorted_out(snapshot, service, meaning, (&active, &offering), now);
     if let Some(refusal) = refusal(snapshot, service, meaning.effect, now) {
         return Plan {
@@ -117,6 +119,7 @@ pub fn plan<K: Copy + Into<Known>>(
         Some(Exclusion::Drained) => Reason::InsteadOfDrained,
         Some(Exclusion::ModelMissing) => Reason::ModelOnlyThere,
         Some(Exclusion::Unready) => Reason::InsteadOfUnready,
+        Some(Exclusion::DataMissing) => Reason::InsteadOfLacking,
         _ if Rank::of(verdict) == Rank::Able && by_load(snapshot, service, meaning.effect) => {
             Reason::LeastLoaded
         }
@@ -175,7 +178,7 @@ fn sorted_out(
         let why = if orders::drain(snapshot, *id, now).is_some() {
             Some(Exclusion::Drained)
         } else if *id == active.backend {
-            unready(meaning, *known)
+            unready(snapshot, service, meaning, *known)
         } else {
             stays(snapshot, service, meaning, *known)
         };
@@ -189,11 +192,13 @@ fn sorted_out(
         let known = offering.iter().find(|(other, _)| other == id);
         known.is_some_and(|(_, known)| matches!(known.holds, Holds::Named | Holds::Same))
     };
-    let missing = (active.backend, Exclusion::ModelMissing);
-    let unready = (active.backend, Exclusion::Unready);
-    let stands = excluded.iter().position(|one| {
-        *one == missing && !order.iter().any(|(.., id)| there(id))
-            || *one == unready && order.is_empty()
+    let stands = excluded.iter().position(|(id, why)| {
+        *id == active.backend
+            && match why {
+                Exclusion::ModelMissing => !order.iter().any(|(.., id)| there(id)),
+                Exclusion::Unready | Exclusion::DataMissing => order.is_empty(),
+                _ => false,
+            }
     });
     if let Some(place) = stands {
         excluded.remove(place);
@@ -203,10 +208,19 @@ fn sorted_out(
     (order, excluded)
 }
 
-/// Why a request of `meaning` does not go to a backend for want of models, be it the active one.
-fn unready(meaning: Meaning, known: Known) -> Option<Exclusion> {
+/// Why a request of `meaning` does not go to a backend for want of models or data, be it the active
+/// one.
+fn unready(
+    snapshot: &Snapshot,
+    service: ServiceId,
+    meaning: Meaning,
+    known: Known,
+) -> Option<Exclusion> {
     if known.is_unready(meaning) {
-        Some(Exclusion::Unready)
+        Some(match snapshot.service(service).kind {
+            Kind::Qdrant => Exclusion::DataMissing,
+            Kind::Ollama | Kind::Http => Exclusion::Unready,
+        })
     } else if known.is_ready(meaning) {
         None
     } else {
@@ -227,8 +241,12 @@ fn stays(
         (Effect::Write | Effect::Admin, _, _) => Some(Exclusion::ChangesStay),
         (_, Reach::OneBackend, _) => Some(Exclusion::OneBackend),
         (_, Reach::SameModel, _) if known.holds != Holds::Same => Some(Exclusion::ModelUnknown),
+        // Of the active one its own answer says so.
+        (Effect::Read, _, Fallback::All | Fallback::Reads) if known.lacks => {
+            Some(Exclusion::DataMissing)
+        }
         (Effect::Read, _, Fallback::All | Fallback::Reads)
-        | (Effect::Inference, _, Fallback::All) => unready(meaning, known),
+        | (Effect::Inference, _, Fallback::All) => unready(snapshot, service, meaning, known),
         _ => Some(Exclusion::NoFallback),
     }
 }
@@ -291,6 +309,12 @@ impl Plan {
                 reason: Reason::Next,
                 ..candidate
             })
+    }
+
+    /// Whether a backend is no candidate because it lacks the data.
+    pub fn lacks_data(&self) -> bool {
+        let lacks = |(_, why): &(BackendId, Exclusion)| *why == Exclusion::DataMissing;
+        self.excluded.iter().any(lacks)
     }
 
     /// Who says which backend is active.

@@ -1,4 +1,4 @@
-//! What is known of a backend when a plan is made: its verdict, and whether it has the models.
+//! What is known of a backend when a plan is made: its verdict, and whether it has models and data.
 //!
 //! What is not known never counts against a backend.
 
@@ -15,8 +15,10 @@ pub struct Known {
     pub verdict: Verdict,
     /// Whether it has the model that is asked for.
     pub holds: Holds,
-    /// It lacks a model that `require` names.
-    pub unready: bool,
+    /// Whether it has what `require` names.
+    pub stocked: Stocked,
+    /// It lacks the collection that is asked for.
+    pub lacks: bool,
     /// How much it has to do, where that decides.
     pub load: Load,
 }
@@ -97,25 +99,40 @@ pub enum Holds {
     Same,
 }
 
+/// Whether a backend has what `require` names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stocked {
+    /// It has, or nothing says that it has not.
+    #[default]
+    Ready,
+    /// It has not told yet, since this instance began: a planned switch waits for its word, as whom
+    /// the schedule named before has the data. Nothing else does.
+    Awaited,
+    /// It has not.
+    Lacks,
+}
+
 impl Known {
-    /// Whether a request of `meaning` may go to it, as far as models are concerned.
+    /// Whether a request of `meaning` may go to it if it is the active one, as far as what it has is
+    /// concerned.
     pub(super) fn is_ready(self, meaning: Meaning) -> bool {
         meaning.effect.changes() || self.holds != Holds::Lacks && !self.is_unready(meaning)
     }
 
     /// Whether what `require` names keeps a request of `meaning` away from it.
     pub(super) fn is_unready(self, meaning: Meaning) -> bool {
-        self.unready && matches!(meaning.effect, Effect::Read | Effect::Inference)
+        self.stocked == Stocked::Lacks && matches!(meaning.effect, Effect::Read | Effect::Inference)
     }
 }
 
 impl From<Verdict> for Known {
-    /// Of one whose models nobody knows.
+    /// Of one of which nobody knows what it has.
     fn from(verdict: Verdict) -> Self {
         Self {
             verdict,
             holds: Holds::Unknown,
-            unready: false,
+            stocked: Stocked::Ready,
+            lacks: false,
             load: Load::default(),
         }
     }

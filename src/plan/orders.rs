@@ -5,6 +5,7 @@
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use super::known::Stocked;
 use super::schedule;
 use crate::config::snapshot::{BackendId, Drain, Pin, ServiceId, Snapshot};
 use crate::words::effect::Effect;
@@ -31,6 +32,8 @@ pub enum Why {
     /// What was active before a switch that is held since this instant: its backend lacks what
     /// `require` names.
     Held(Timestamp),
+    /// `schedule.default`, of writes: the switch that passed then moves reads alone.
+    WritesStay(Timestamp),
     /// `schedule.default`: no switch has passed.
     Default,
     /// Nobody: none of them names a backend that offers the service.
@@ -55,7 +58,31 @@ pub fn active(snapshot: &Snapshot, service: ServiceId, effect: Effect, now: Time
             };
         }
     }
-    by_schedule(snapshot, service, now)
+    let scheduled = by_schedule(snapshot, service, now);
+    if effect.changes() && snapshot.service(service).switches_move_reads_alone() {
+        owner(snapshot, service, &scheduled)
+    } else {
+        scheduled
+    }
+}
+
+/// Who owns the writes where switches move reads alone and no order says it: the backend of
+/// `schedule.default`, whatever the time is.
+fn owner(snapshot: &Snapshot, service: ServiceId, scheduled: &Active) -> Active {
+    let offering = snapshot.service(service);
+    let default = snapshot.schedule.default;
+    let (backend, why) = if offering.place_of(default).is_some() {
+        (default, Why::Default)
+    } else {
+        (offering.backends[0], Why::OnlyOffer)
+    };
+    match scheduled.why {
+        Why::Schedule(since) if scheduled.backend != backend => Active {
+            backend,
+            why: Why::WritesStay(since),
+        },
+        _ => Active { backend, why },
+    }
 }
 
 /// The active backend without any order: by schedule and default.
@@ -79,22 +106,24 @@ pub fn by_schedule(snapshot: &Snapshot, service: ServiceId, now: Timestamp) -> A
     }
 }
 
-/// The same as long as a planned switch is held whose backend `lacks` what `require` names. Whom the
-/// schedule named before stays active, unless that one lacks it as well.
+/// The same as long as a planned switch is held whose backend is not `stocked` with what `require`
+/// names. Whom the schedule named before stays active, unless that one lacks it as well.
 pub fn held(
     snapshot: &Snapshot,
     service: ServiceId,
     active: Active,
     now: Timestamp,
-    lacks: impl Fn(BackendId) -> bool,
+    stocked: impl Fn(BackendId) -> Stocked,
 ) -> Active {
     let offering = snapshot.service(service);
     let Why::Schedule(since) = active.why else {
         return active;
     };
-    if !offering.holds_switch || offering.require.is_empty() || !lacks(active.backend) {
+    let holds = offering.holds_switch && !offering.require.is_empty();
+    if !holds || stocked(active.backend) == Stocked::Ready {
         return active;
     }
+    let lacks = |id: BackendId| stocked(id) == Stocked::Lacks;
     let fits = |id: &BackendId| offering.place_of(*id).is_some() && !lacks(*id);
     match schedule::before(snapshot, service, now).find(fits) {
         Some(backend) => Active {
@@ -150,6 +179,7 @@ impl Why {
             Self::Pin(_) => "pin",
             Self::Schedule(_) => "schedule",
             Self::Held(_) => "held",
+            Self::WritesStay(_) => "writes-stay",
             Self::Default => "default",
             Self::OnlyOffer => "only-offer",
         }
@@ -162,7 +192,12 @@ impl Why {
             Self::ActiveBackend => "ACTIVE_BACKEND says so".to_owned(),
             Self::Schedule(since) => format!("the schedule says so since {}", at(since)),
             Self::Held(since) => format!(
-                "the switch of {} is held: its backend lacks what `require` names",
+                "the switch of {} is held: its backend is not known to have what `require` names",
+                at(since)
+            ),
+            Self::WritesStay(since) => format!(
+                "the switch of {} moves reads alone: writes move by an order, `tailhop migrate --pin` \
+                 or `tailhop pin --writes`",
                 at(since)
             ),
             Self::Default => "schedule.default: no switch has passed".to_owned(),

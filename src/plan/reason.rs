@@ -16,6 +16,8 @@ pub enum Reason {
     ModelOnlyThere,
     /// It stands in for the active one, which lacks what `require` names.
     InsteadOfUnready,
+    /// It stands in for the active one, which lacks the data that `require` names.
+    InsteadOfLacking,
     /// It will begin with it before the active one.
     LeastLoaded,
     /// It is asked if those before it fail.
@@ -35,8 +37,10 @@ pub enum Exclusion {
     ModelUnknown,
     /// It is known to lack the model that is asked for.
     ModelMissing,
-    /// It is known to lack what `require` names.
+    /// It is known to lack a model that `require` names.
     Unready,
+    /// It is known to lack the collection that is asked for, or data that `require` names.
+    DataMissing,
     /// `fallback` does not let this effect move.
     NoFallback,
 }
@@ -60,6 +64,7 @@ impl Reason {
             Self::Active(Why::Pin(_)) => "active:pin",
             Self::Active(Why::Schedule(_)) => "active:schedule",
             Self::Active(Why::Held(_)) => "active:held",
+            Self::Active(Why::WritesStay(_)) => "active:writes-stay",
             Self::Active(Why::Default) => "active:default",
             Self::Active(Why::OnlyOffer) => "active:only-offer",
             Self::Instead(Verdict::Unknown) => "fallback:unknown",
@@ -71,6 +76,7 @@ impl Reason {
             Self::InsteadOfDrained => "fallback:drained",
             Self::ModelOnlyThere => "model-only-there",
             Self::InsteadOfUnready => "fallback:unready",
+            Self::InsteadOfLacking => "fallback:data-missing",
             Self::LeastLoaded => "least-loaded",
             Self::Next => "fallback",
         }
@@ -78,6 +84,20 @@ impl Reason {
 }
 
 impl Exclusion {
+    /// The word for it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Drained => "drained",
+            Self::ChangesStay => "changes-stay",
+            Self::OneBackend => "one-backend",
+            Self::ModelUnknown => "model-unknown",
+            Self::ModelMissing => "model-missing",
+            Self::Unready => "unready",
+            Self::DataMissing => "data-missing",
+            Self::NoFallback => "no-fallback",
+        }
+    }
+
     /// The reason, for people.
     pub const fn sentence(self) -> &'static str {
         match self {
@@ -91,6 +111,9 @@ impl Exclusion {
             }
             Self::ModelMissing => "it lacks the model that is asked for",
             Self::Unready => "it lacks a model that `require` names",
+            Self::DataMissing => {
+                "it lacks the collection that is asked for, or data that `require` names"
+            }
             Self::NoFallback => "not active: `fallback` keeps this effect on the active backend",
         }
     }

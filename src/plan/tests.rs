@@ -12,13 +12,14 @@ use super::route::{match_route, upstream_path};
 use super::schedule::next_switch;
 use crate::config::snapshot::{
     Backend, BackendId, DialWay, Drain, Fallback, HostHeader, Listen, Login, Network, Origin, Pin,
-    Policy, Route, Run, Schedule, Service, ServiceId, Snapshot, Switch, Tailnet, Tailscaled,
-    Timeouts,
+    Policy, Require, Route, Run, Schedule, Service, ServiceId, Snapshot, Switch, Tailnet,
+    Tailscaled, Timeouts,
 };
 use crate::words::effect::{Effect, Meaning, Reach};
 use crate::words::names::{BackendName, Kind, ServiceName};
 use crate::words::verdict::Verdict::{self, Asleep, Down, Suspect, Unknown, Up};
 
+mod data;
 mod lead;
 mod load;
 mod models;
@@ -81,7 +82,7 @@ fn service(id: ServiceId, name: &str, kind: Kind, port: u16, fallback: Fallback)
         port,
         fallback,
         cache: None,
-        require: Vec::new(),
+        require: Require::default(),
         holds_switch: true,
         prewarm: Vec::new(),
         policy: Policy::Active,

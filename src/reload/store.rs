@@ -4,6 +4,7 @@
 //! both of one generation to its end. A rejected configuration changes nothing but what
 //! [`Store::reloads`] says.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,7 +20,7 @@ use crate::config::{self, Report};
 use crate::endpoint::live::Endpoint;
 use crate::endpoint::{Endpoints, reconcile};
 use crate::metrics::Metrics;
-use crate::plan::known::{Holds, Known, Load};
+use crate::plan::known::{Holds, Known, Load, Stocked};
 use crate::plan::orders::{self, Active};
 use crate::words::clock::Clock;
 use crate::words::effect::{Effect, Meaning};
@@ -82,12 +83,23 @@ pub struct Rejection {
     pub count: usize,
 }
 
-/// The model that a request asks for.
+/// What a request asks for.
 #[derive(Debug, Default)]
 pub struct Asked<'m> {
+    /// The model.
     model: Option<&'m Model>,
     /// What the active backend has under that name.
     digest: Option<String>,
+    /// The collection, where others than the active backend are looked at.
+    collection: Option<Cow<'m, str>>,
+}
+
+impl<'m> Asked<'m> {
+    /// The same of a request that names this collection, if one.
+    #[must_use]
+    pub fn of_collection(self, collection: Option<Cow<'m, str>>) -> Self {
+        Self { collection, ..self }
+    }
 }
 
 impl Live {
@@ -107,11 +119,11 @@ impl Live {
     pub fn active(&self, service: ServiceId, effect: Effect, now: Timestamp) -> Active {
         let active = orders::active(&self.snapshot, service, effect, now);
         let require = &self.snapshot.service(service).require;
-        let lacks = |backend| {
+        let stocked = |backend| {
             let endpoint = self.endpoint(service, backend);
-            endpoint.is_some_and(|endpoint| endpoint.models.lacks(require))
+            endpoint.map_or(Stocked::Ready, |endpoint| endpoint.stocked(require))
         };
-        orders::held(&self.snapshot, service, active, now, lacks)
+        orders::held(&self.snapshot, service, active, now, stocked)
     }
 
     /// What is known of a service's endpoints for a request, in the order of its backends.
@@ -126,8 +138,14 @@ impl Live {
     /// What is known of an endpoint of a service for a request.
     pub fn known_of(&self, service: ServiceId, endpoint: &Endpoint, asked: &Asked<'_>) -> Known {
         let verdict = endpoint.verdict();
+        let stocked = endpoint.stocked(&self.snapshot.service(service).require);
         if endpoint.key.kind != Kind::Ollama {
-            return Known::from(verdict);
+            let lacks = |name: &Cow<'_, str>| endpoint.collections.lacks(name);
+            return Known {
+                stocked,
+                lacks: asked.collection.as_ref().is_some_and(lacks),
+                ..Known::from(verdict)
+            };
         }
         let holds = |model| {
             let holds = |digest: Option<&str>| match digest {
@@ -142,9 +160,8 @@ impl Live {
         Known {
             verdict,
             holds: asked.model.map_or(Holds::Unknown, holds),
-            unready: endpoint
-                .models
-                .lacks(&self.snapshot.service(service).require),
+            stocked,
+            lacks: false,
             load: self.load(service, endpoint, asked.model),
         }
     }
@@ -172,7 +189,11 @@ impl Live {
             let told = &self.endpoint(service, active)?.models;
             told.digest(model, |digest| digest.map(str::to_owned))?
         });
-        Asked { model, digest }
+        Asked {
+            model,
+            digest,
+            collection: None,
+        }
     }
 }
 

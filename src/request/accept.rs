@@ -51,6 +51,8 @@ pub async fn serve(
         Door::Main | Door::Service(_) => respond::refused_bare(Refusal::Full),
     });
     let ends = draining.clone();
+    // Listed once among those who are told, not for each connection.
+    let mut over = pin!(told(&mut draining));
     let mut sweeps = interval(SWEEP);
     sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut beats = interval(Pulse::BEAT);
@@ -58,14 +60,16 @@ pub async fn serve(
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) if places.has_place(connections.len()) => {
+                Ok((stream, _)) if places.has_place(held(&mut connections)) => {
                     let (proxy, door) = (Arc::clone(&proxy), Arc::clone(&door));
+                    // Boxed: a task that is begun and ended is moved several times.
                     match *door {
                         Door::Grpc(_) => {
                             connections.spawn(grpc::connection(proxy, door, stream, ends.clone()))
                         }
                         Door::Main | Door::Service(_) => {
-                            connections.spawn(connection(proxy, door, stream, ends.clone()))
+                            let served = connection(proxy, door, stream, ends.clone());
+                            connections.spawn(Box::pin(served))
                         }
                     };
                 }
@@ -80,14 +84,23 @@ pub async fn serve(
                     sleep(ACCEPT_PAUSE).await;
                 }
             },
-            Some(_) = connections.join_next() => {}
-            _ = sweeps.tick() => sweep(&proxy),
+            _ = sweeps.tick() => {
+                sweep(&proxy);
+                held(&mut connections);
+            }
             _ = beats.tick() => proxy.look_for_a_freeze(proxy.clock.now(), Instant::now()),
-            () = told(&mut draining) => break,
+            () = &mut over => break,
         }
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
+}
+
+/// How many connections there are. Those that ended are taken out here, and not whenever one ends,
+/// which would wake the acceptor once more for each.
+fn held(connections: &mut JoinSet<()>) -> usize {
+    while connections.try_join_next().is_some() {}
+    connections.len()
 }
 
 /// Serves one connection; while draining it ends after the request that it carries. hyper notices a
@@ -110,9 +123,14 @@ async fn connection(
             Arc::clone(&shared.1),
             Arc::clone(&door),
         );
+        let (mut head, body) = request.into_parts();
         // Boxed: hyper keeps room for it as long as the connection, and what serves a request is of
-        // no use to one that streams its answer: 7 KiB each.
-        Box::pin(async move { Ok::<_, Infallible>(flow::serve(proxy, &door, peer, request).await) })
+        // no use to one that streams its answer. What is large is lent, not handed over: a future
+        // has room for each hand that a value goes through, and moves all of its room into the box.
+        Box::pin(async move {
+            let answer = flow::serve(&proxy, &door, &peer, &mut head, body).await;
+            Ok::<_, Infallible>(answer)
+        })
     });
     let mut connection = http1::Builder::new()
         .timer(HeadTimer::default())

@@ -21,7 +21,7 @@ use super::record::Record;
 use super::stream::Coming;
 use crate::api::{self, Answer};
 use crate::config::snapshot::BackendId;
-use crate::endpoint::connection::{Connection, SendError, Sending, Sent};
+use crate::endpoint::connection::{Connection, SendError, Sent};
 use crate::endpoint::live::Endpoint;
 use crate::health::passive;
 use crate::plan::candidates::{Candidate, Plan};
@@ -83,22 +83,22 @@ pub(super) trait Ask {
     /// Whether its body can be sent more than once.
     fn replayable(&self) -> bool;
 
-    /// One try of one candidate.
+    /// One try of the first candidate of those who are left.
     fn ask(
         &mut self,
         call: &Call<'_>,
         round: &mut Round<'_>,
-        candidate: (&Candidate, Terms),
+        terms: Terms,
         record: &mut Record,
-    ) -> impl Future<Output = Result<Self::Answered, Failure>>;
+    ) -> impl Future<Output = Result<Box<Self::Answered>, Failure>>;
 }
 
 /// Asks one candidate after the other. The only loop that tries again, and `again` decides.
 pub(super) async fn answer<A: Ask>(
     call: &Call<'_>,
-    mut outbound: A,
+    outbound: &mut A,
     record: &mut Record,
-) -> Result<A::Answered, Unanswered> {
+) -> Result<Box<A::Answered>, Unanswered> {
     let mut now = outbound.ready();
     let mut patience = Patience::begin(call, now);
     call.proxy.look_for_a_freeze(call.wall, call.began);
@@ -110,7 +110,7 @@ pub(super) async fn answer<A: Ask>(
         if let Ok(Some(backend)) = admitted {
             round.prefer(backend);
         }
-        let Some(candidate) = round.left.front().cloned() else {
+        let Some(backend) = round.left.front().map(|first| first.backend) else {
             return Err(round.failed(missing));
         };
         if record.waited() {
@@ -125,7 +125,7 @@ pub(super) async fn answer<A: Ask>(
             left: patience.left_at(now),
         };
         let asked = match admitted {
-            Ok(_) => (outbound.ask(call, &mut round, (&candidate, terms), record)).await,
+            Ok(_) => outbound.ask(call, &mut round, terms, record).await,
             Err(failure) => Err(failure),
         };
         let failure = match asked {
@@ -133,13 +133,13 @@ pub(super) async fn answer<A: Ask>(
             Err(failure) => failure,
         };
         missing |= failure.kind == Kind::NotThere;
-        let endpoint = call.live.endpoint(call.route.service, candidate.backend);
+        let endpoint = call.live.endpoint(call.route.service, backend);
         let standing = Standing {
             budget: draws(&failure) && endpoint.is_some_and(|endpoint| endpoint.budget.draw()),
             changes: call.meaning.effect.changes(),
             replayable: outbound.replayable(),
             // A hedge may have asked one of them meanwhile.
-            others: round.others(),
+            others: round.others_now(call),
             tried_fresh: fresh,
             spill: call.spills(),
             missing,
@@ -170,9 +170,11 @@ fn draws(failure: &Failure) -> bool {
 /// One plan, and whom it has left.
 pub(super) struct Round<'a> {
     pub(super) active: Active,
-    left: VecDeque<Candidate>,
+    pub(super) left: VecDeque<Candidate>,
     /// When it was planned, if those behind the first are still to be.
     unplanned: Option<Timestamp>,
+    /// Some backend is no candidate because it lacks the data.
+    lacking: bool,
     last: Option<(Failure, Option<&'a Arc<Endpoint>>)>,
 }
 
@@ -183,21 +185,25 @@ impl Round<'_> {
                 active: lead.active,
                 left: VecDeque::from([lead.candidate]),
                 unplanned: lead.others.then_some(now),
+                lacking: false,
                 last: None,
             });
         }
+        let plan = call.plan_at(now);
+        let lacking = plan.lacks_data();
         let Plan {
             active,
             candidates,
             refusal,
             ..
-        } = call.plan_at(now);
+        } = plan;
         match refusal {
             Some(refusal) => Err(Unanswered::Refused { refusal, active }),
             None => Ok(Self {
                 active,
                 left: candidates.into(),
                 unplanned: None,
+                lacking,
                 last: None,
             }),
         }
@@ -208,11 +214,18 @@ impl Round<'_> {
         self.left.len() > 1 || self.unplanned.is_some()
     }
 
+    /// The same when it matters who they are: one that lacks the data is none.
+    fn others_now(&mut self, call: &Call<'_>) -> bool {
+        self.plan_others(call);
+        self.others()
+    }
+
     /// Plans those behind the first, if that was not needed before.
     fn plan_others(&mut self, call: &Call<'_>) {
         if let (Some(at), Some(first)) = (self.unplanned.take(), self.left.front()) {
-            let others = call.plan_at(at).behind(first.backend);
-            self.left.extend(others);
+            let plan = call.plan_at(at);
+            self.lacking = plan.lacks_data();
+            self.left.extend(plan.behind(first.backend));
         }
     }
 
@@ -249,9 +262,10 @@ impl Round<'_> {
         let unplanned = || (Failure::unsent(Kind::Lost, "no candidate"), None);
         let (failure, endpoint) = self.last.unwrap_or_else(unplanned);
         Unanswered::Failed {
+            // The active one did answer, wrongly: that another lacks the data is not why.
+            missing: missing || self.lacking && failure.phase != Phase::Answering,
             failure,
             endpoint: endpoint.cloned(),
-            missing,
         }
     }
 }
@@ -271,38 +285,51 @@ impl Ask for Outbound {
         &mut self,
         call: &Call<'_>,
         round: &mut Round<'_>,
-        candidate: (&Candidate, Terms),
+        terms: Terms,
         record: &mut Record,
-    ) -> impl Future<Output = Result<Answered, Failure>> {
-        attempt(call, round, candidate, self, record)
+    ) -> impl Future<Output = Result<Box<Answered>, Failure>> {
+        attempt(call, round, terms, self, record)
     }
 }
 
-/// One try of one candidate.
+/// One try of the first candidate of those who are left.
 async fn attempt(
     call: &Call<'_>,
     round: &mut Round<'_>,
-    (candidate, terms): (&Candidate, Terms),
+    terms: Terms,
     outbound: &mut Outbound,
     record: &mut Record,
-) -> Result<Answered, Failure> {
-    let Some(endpoint) = call.live.endpoint(call.route.service, candidate.backend) else {
+) -> Result<Box<Answered>, Failure> {
+    let first = round.left.front();
+    let Some((candidate, endpoint)) = first.and_then(|first| {
+        let endpoint = call.live.endpoint(call.route.service, first.backend)?;
+        Some((first, endpoint))
+    }) else {
         return Err(Failure::unsent(Kind::Lost, "no endpoint"));
     };
     record.at(endpoint, &candidate.reason);
+    let backend = candidate.backend;
     // As the plan saw it: who fell into doubt while it was dialled is left at once.
     let able = endpoint.verdict().able();
     let mut connection = connect(call, endpoint, terms).await?;
     let stand = Stand {
-        backend: candidate.backend,
+        backend,
         active: round.active.backend,
         movable: terms.others && outbound.replayable,
         repeatable: call.meaning.effect == Effect::Read && outbound.replayable,
         able,
+        sent: sent(&connection, terms),
     };
     call.sent.store(true, Ordering::Relaxed);
-    let sending = connection.begin(outbound.request(call.route, endpoint));
-    let mut first = pin!(exchange(call, endpoint, connection, sending, stand));
+    // Pinned here, so that nobody who waits for it carries it along.
+    let mut sending = pin!(connection.begin(outbound.request(call.route, endpoint)));
+    let mut first = pin!(exchange(
+        call,
+        endpoint,
+        connection,
+        sending.as_mut(),
+        stand
+    ));
     let asked = if stand.movable && api::is_cheap(endpoint.key.kind, call.meaning) {
         tokio::select! {
             biased;
@@ -325,6 +352,15 @@ async fn attempt(
     })
 }
 
+/// When a request goes out on a connection: one that was there already took no time to get.
+fn sent(connection: &Connection, terms: Terms) -> Instant {
+    if connection.reused {
+        terms.now
+    } else {
+        Instant::now()
+    }
+}
+
 /// What an answer is judged by.
 #[derive(Clone, Copy)]
 pub(super) struct Stand {
@@ -337,6 +373,8 @@ pub(super) struct Stand {
     pub(super) repeatable: bool,
     /// The endpoint was thought able when it was chosen.
     pub(super) able: bool,
+    /// When it was sent.
+    pub(super) sent: Instant,
 }
 
 /// Waits for what `endpoint` answers on `connection`, and judges it.
@@ -344,27 +382,30 @@ async fn exchange(
     call: &Call<'_>,
     endpoint: &Arc<Endpoint>,
     connection: Connection,
-    sending: Sending<impl Future<Output = Sent>>,
+    sending: Pin<&mut impl Future<Output = Sent>>,
     stand: Stand,
-) -> Result<Answered, SendError> {
-    let began = Instant::now();
+) -> Result<Box<Answered>, SendError> {
     endpoint.budget.deposit();
-    let sent = head(call, endpoint, &connection, sending, (stand, began)).await;
-    let response = sent.inspect_err(|error| {
+    let sent = head(call, endpoint, sending, stand).await;
+    let answer = sent.and_then(|sent| connection.answer(sent, call.upgrade.as_ref()));
+    let response = answer.inspect_err(|error| {
         passive::failed(endpoint, &error.failure, call.proxy.clock);
     })?;
     let now = Instant::now();
     if call.meaning.effect != Effect::Inference {
-        endpoint.pace.answered(now.saturating_duration_since(began));
+        endpoint
+            .pace
+            .answered(now.saturating_duration_since(stand.sent));
     }
     passive::answered(endpoint, now, call.proxy.clock);
-    let answered = Answered {
+    // Boxed, as it goes through many hands.
+    let answered = Box::new(Answered {
         response: response.map(Coming::Stream),
         connection: Some(connection),
         endpoint: Arc::clone(endpoint),
         active: stand.active,
         at: now,
-    };
+    });
     judge_answer(call, answered, stand).await
 }
 
@@ -372,10 +413,10 @@ async fn exchange(
 /// Neither waits for the other one's failure, and the next candidate is not asked again.
 async fn hedged(
     call: &Call<'_>,
-    mut first: Pin<&mut impl Future<Output = Result<Answered, SendError>>>,
+    mut first: Pin<&mut impl Future<Output = Result<Box<Answered>, SendError>>>,
     terms: Terms,
     (round, outbound, record): (&mut Round<'_>, &mut Outbound, &mut Record),
-) -> Result<Answered, SendError> {
+) -> Result<Box<Answered>, SendError> {
     round.plan_others(call);
     let next = round.left.remove(1);
     let found = next.and_then(|next| {
@@ -390,13 +431,7 @@ async fn hedged(
         .with_label_values(&[other.key.service.as_str()])
         .inc();
     let request = outbound.request(call.route, other);
-    let stand = Stand {
-        backend: next.backend,
-        active: round.active.backend,
-        movable: false,
-        repeatable: false,
-        able: false,
-    };
+    let (backend, active) = (next.backend, round.active.backend);
     let terms = Terms {
         now: Instant::now(),
         fresh: false,
@@ -405,7 +440,15 @@ async fn hedged(
     };
     let second = async {
         let mut connection = connect(call, other, terms).await?;
-        let sending = connection.begin(request);
+        let stand = Stand {
+            backend,
+            active,
+            movable: false,
+            repeatable: false,
+            able: false,
+            sent: sent(&connection, terms),
+        };
+        let sending = pin!(connection.begin(request));
         exchange(call, other, connection, sending, stand).await
     };
     tokio::pin!(second);
@@ -426,41 +469,38 @@ async fn hedged(
     asked
 }
 
-/// Waits for the head of an answer, as long as that makes sense.
+/// Waits for what becomes of a request, as long as that makes sense.
 async fn head(
     call: &Call<'_>,
     endpoint: &Endpoint,
-    connection: &Connection,
-    sending: Sending<impl Future<Output = Sent>>,
-    (stand, began): (Stand, Instant),
-) -> Result<Response<Incoming>, SendError> {
+    mut sending: Pin<&mut impl Future<Output = Sent>>,
+    stand: Stand,
+) -> Result<Sent, SendError> {
     let repairs = endpoint.lost.repairs();
-    let (asked, mut answer) = (sending.asked, pin!(sending.answer));
-    let sent = tokio::select! {
+    tokio::select! {
         biased;
-        sent = &mut answer => sent,
+        sent = &mut sending => Ok(sent),
         () = call.patient() => {
             // Boxed, so that those that are answered at once do not carry the room for it.
-            let impatience = Box::pin(impatience(call, endpoint, stand, (repairs, began)));
+            let impatience = Box::pin(impatience(call, endpoint, stand, repairs));
             tokio::select! {
                 biased;
-                sent = &mut answer => sent,
-                failure = impatience => return Err(SendError::from(failure)),
+                sent = &mut sending => Ok(sent),
+                failure = impatience => Err(SendError::from(failure)),
             }
         }
-    };
-    connection.answer(sent, asked.as_ref())
+    }
 }
 
-/// Why a request that was `sent` then is not waited for any longer. Slowness alone is no reason but
-/// for `head`.
+/// Why a request is not waited for any longer. Slowness alone is no reason but for `head`.
 pub(super) async fn impatience(
     call: &Call<'_>,
     endpoint: &Endpoint,
     stand: Stand,
-    (repairs, sent): (u64, Instant),
+    repairs: u64,
 ) -> Failure {
-    let leaves = stand.repeatable && stand.movable && stand.able;
+    let others = || call.plan().candidates.len() > 1;
+    let leaves = stand.repeatable && stand.movable && stand.able && others();
     let mut waiting = endpoint.lost.wait();
     let mut tunnel = endpoint.lost.wait();
     tokio::select! {
@@ -472,7 +512,7 @@ pub(super) async fn impatience(
         () = tunnel.repaired_since(repairs), if stand.repeatable => {
             Failure::sent(Kind::Lost, "the tunnel was repaired while a read waited")
         }
-        () = ask_for_probes_until(call, endpoint, sent) => {
+        () = ask_for_probes_until(call, endpoint, stand.sent) => {
             Failure::sent(Kind::HeadLate, "the head of the answer did not come in time")
         }
     }
@@ -499,9 +539,9 @@ async fn hedge_is_due(endpoint: &Endpoint, began: Instant) {
 /// one that is full hands on to the next where the request can be sent again.
 async fn judge_answer(
     call: &Call<'_>,
-    answered: Answered,
+    answered: Box<Answered>,
     stand: Stand,
-) -> Result<Answered, SendError> {
+) -> Result<Box<Answered>, SendError> {
     let kind = call.service().kind;
     let active = stand.backend == stand.active;
     let failure = match api::answer(kind, call.meaning, call.path, answered.response.status()) {
@@ -519,7 +559,7 @@ async fn judge_answer(
 }
 
 /// Reads a short answer to see whether it says `exists: false`.
-async fn read_exists(mut answered: Answered) -> Result<Answered, Failure> {
+async fn read_exists(mut answered: Box<Answered>) -> Result<Box<Answered>, Failure> {
     let empty = Coming::Read(Bytes::new());
     let bytes = match std::mem::replace(answered.response.body_mut(), empty) {
         Coming::Read(bytes) => bytes,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use tokio::time::Instant;
 
+use super::fields::Fields;
 use super::record::{End, Record};
 use super::{Proxy, headers};
 use crate::config::snapshot::Route;
@@ -13,8 +14,9 @@ use crate::plan::reason::Reason;
 use crate::words::names::Kind;
 
 /// Makes a request's header fields those for the upstream.
-pub fn request_headers(fields: &mut HeaderMap, kind: Kind, path: &str) {
-    headers::for_upstream(fields, Version::HTTP_11, kind, path);
+pub fn request_headers(headers: &mut HeaderMap, kind: Kind, path: &str) {
+    let fields = Fields::of(headers);
+    headers::for_upstream(headers, fields, (Version::HTTP_11, kind, path));
 }
 
 /// Makes an answer's header fields those for the client.
@@ -25,7 +27,7 @@ pub fn answer_headers(fields: &mut HeaderMap, route: &Route, upstream: &HeaderVa
 
 /// Writes down a request that `endpoint` answered.
 pub fn record(proxy: &Arc<Proxy>, endpoint: &Arc<Endpoint>, reason: &Reason) {
-    let id = proxy.ids.of(&HeaderMap::new());
+    let id = proxy.ids.make();
     let asked = (Method::GET, "/qdrant/collections/papers".into());
     let mut record = Record::begin(proxy, id, Some(asked));
     record.at(endpoint, reason);

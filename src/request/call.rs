@@ -1,9 +1,11 @@
 //! One request, matched and understood: what every later step asks of it.
 
+use std::borrow::Cow;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 use http_body::Body;
@@ -12,12 +14,14 @@ use tokio::time::Instant;
 
 use super::Proxy;
 use super::beat::Listed;
+use super::fields::Fields;
 use super::headers;
 use super::payload::Payload;
 use super::record::Record;
 use super::rewrite::View;
 use super::tunnel;
 use crate::api;
+use crate::api::collections::collection_of;
 use crate::api::models::Model;
 use crate::config::snapshot::{Policy, Route, Service, Timeouts};
 use crate::endpoint::connection::Outgoing;
@@ -27,6 +31,7 @@ use crate::plan::known::Known;
 use crate::reload::store::{Asked, Live};
 use crate::words::clock::Deadline;
 use crate::words::effect::{Effect, Meaning};
+use crate::words::names::Kind;
 use crate::words::verdict::Verdict;
 
 /// As good as never, and far from overflowing an instant.
@@ -36,7 +41,6 @@ const UNBOUNDED: Duration = Duration::from_hours(365 * 24);
 pub(super) struct Call<'a> {
     pub(super) proxy: &'a Proxy,
     pub(super) live: &'a Live,
-    /// When the task that serves it is woken.
     pub(super) listed: &'a Listed,
     pub(super) route: &'a Route,
     pub(super) meaning: Meaning,
@@ -44,6 +48,8 @@ pub(super) struct Call<'a> {
     pub(super) path: &'a str,
     /// The version that the client spoke.
     version: Version,
+    /// Which names its head has.
+    fields: Fields,
     /// The Host that the client named.
     host: Option<HeaderValue>,
     /// When its head had come, by both clocks.
@@ -60,11 +66,11 @@ pub(super) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    pub(super) fn new<B>(
+    pub(super) fn new(
         proxy: &'a Proxy,
         (live, route): (&'a Live, &'a Route),
         listed: &'a Listed,
-        request: &Request<B>,
+        (request, fields): (&Parts, Fields),
         (path, meaning): (&'a str, Meaning),
         record: &Record,
     ) -> Self {
@@ -81,8 +87,9 @@ impl<'a> Call<'a> {
             route,
             meaning,
             path,
-            version: request.version(),
-            host: request.headers().get(HOST).cloned(),
+            version: request.version,
+            fields,
+            host: request.headers.get(HOST).cloned(),
             began: record.began,
             wall: record.time,
             total,
@@ -120,8 +127,15 @@ impl<'a> Call<'a> {
     /// The same as things stand at an instant.
     pub(super) fn plan_at(&self, now: Timestamp) -> Plan {
         let service = self.route.service;
-        let known = self.live.known(service, &self.asked(now));
+        let asked = self.asked(now).of_collection(self.collection());
+        let known = self.live.known(service, &asked);
         plan(&self.live.snapshot, service, self.meaning, &known, now)
+    }
+
+    /// The collection that it names, where another backend may lack it.
+    fn collection(&self) -> Option<Cow<'_, str>> {
+        let reads = self.service().kind == Kind::Qdrant && self.meaning.effect == Effect::Read;
+        reads.then(|| collection_of(self.path)).flatten()
     }
 
     /// How that plan begins, if that can be said without all of it.
@@ -206,8 +220,10 @@ impl Outbound {
         payload: Payload,
     ) -> Self {
         let kind = call.service().kind;
-        headers::for_upstream(&mut headers, call.version, kind, call.path);
-        frame(&mut headers, &payload.body);
+        headers::for_upstream(&mut headers, call.fields, (call.version, kind, call.path));
+        if call.fields.has(Fields::TRANSFER_ENCODING) {
+            frame(&mut headers, &payload.body);
+        }
         if let Some(protocol) = &call.upgrade {
             tunnel::announce(&mut headers, protocol.clone());
         }
@@ -240,15 +256,15 @@ impl Outbound {
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
         *request.version_mut() = Version::HTTP_11;
-        *request.headers_mut() = if again {
+        // The copy stays: hyper takes the map that it sent for the answer, and that of the client's
+        // connection has room for what is added to one.
+        let kept = if again {
             self.headers.clone()
         } else {
-            std::mem::take(&mut self.headers)
+            HeaderMap::new()
         };
+        *request.headers_mut() = std::mem::replace(&mut self.headers, kept);
         headers::set_host(request.headers_mut(), route, &endpoint.host);
-        // A client of HTTP/1.0 may have sent none to preserve.
-        let host = request.headers_mut().entry(HOST);
-        host.or_insert_with(|| endpoint.host.clone());
         for (name, value) in &endpoint.inject {
             request.headers_mut().insert(name, value.clone());
         }
@@ -267,9 +283,6 @@ impl Outbound {
 
 /// Makes the fields that frame a chunked body those of the body that is sent.
 fn frame(headers: &mut HeaderMap, body: &Outgoing) {
-    if !headers.contains_key(TRANSFER_ENCODING) {
-        return;
-    }
     if body.is_end_stream() {
         // hyper would send no chunk for it, and a POST without any length is an error to some.
         headers.remove(TRANSFER_ENCODING);

@@ -63,16 +63,16 @@ type Waits = Vec<(Key, Wait)>;
 struct Table {
     vectors: HashMap<Key, Arc<Vector>>,
     /// The last answer to a part of it.
-    answered: Option<(Answered, Vectors)>,
+    answered: Option<(Box<Answered>, Vectors)>,
     missed: usize,
 }
 
 /// What came of asking for a part.
 enum Part {
     /// Its vectors.
-    Vectors(Answered, Vectors),
+    Vectors(Box<Answered>, Vectors),
     /// Something else, which is the answer.
-    Answer(Answered),
+    Answer(Box<Answered>),
     /// Something that is of no use for the whole.
     Useless,
 }
@@ -124,7 +124,7 @@ pub(super) async fn serve(
     asked: Asked<'_>,
     parts: &Parts,
     payload: &Payload,
-    mut record: Record,
+    mut record: Box<Record>,
 ) -> Response<Downstream> {
     let came = Came {
         parts,
@@ -181,7 +181,7 @@ impl Asked<'_> {
         (call, peer): (&Call<'_>, &Arc<Peer>),
         table: Table,
         all: &[Bytes],
-        record: Record,
+        record: Box<Record>,
     ) -> Response<Downstream> {
         let (count, missed) = (self.keys.len(), table.missed.min(self.keys.len()));
         let told = format!("hit={}, miss={missed}", count - missed);
@@ -216,7 +216,7 @@ impl Table {
 }
 
 /// An answer for which nobody was asked.
-fn kept(body: Bytes, record: Record) -> Response<Downstream> {
+fn kept(body: Bytes, record: Box<Record>) -> Response<Downstream> {
     let id = record.id();
     record.kept(body.len());
     let mut response = Response::new(Downstream::Own(body));
@@ -241,7 +241,7 @@ async fn ask(
     let whole = places.len() == asked.wish.len();
     let began = Instant::now();
     let body = asked.wish.only(&places);
-    let mut answered = answer_in_time(call, came.peer, came.with(call, body), record).await?;
+    let mut answered = answer_in_time(call, came.peer, &mut came.with(call, body), record).await?;
     let status = answered.response.status();
     if status != StatusCode::OK || answered.response.headers().contains_key(CONTENT_ENCODING) {
         let usable = whole || status != StatusCode::OK;
@@ -302,9 +302,9 @@ impl Came<'_> {
 }
 
 /// Passes the request on as if nothing were kept.
-async fn pass(call: &Call<'_>, came: Came<'_>, mut record: Record) -> Response<Downstream> {
+async fn pass(call: &Call<'_>, came: Came<'_>, mut record: Box<Record>) -> Response<Downstream> {
     let body = Bytes::copy_from_slice(came.payload.held_bytes());
-    match answer_in_time(call, came.peer, came.with(call, body), &mut record).await {
+    match answer_in_time(call, came.peer, &mut came.with(call, body), &mut record).await {
         Ok(answered) => respond::pass_on(call, came.peer, answered, record),
         Err(why) => respond::unanswered(call, why, record),
     }

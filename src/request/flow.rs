@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use http::{Request, Response, Version};
+use http::request::Parts;
+use http::{Response, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::attempt::{Answered, Unanswered, answer};
 use super::call::{Call, Outbound};
 use super::door::Door;
+use super::fields::Fields;
 use super::peer::Peer;
 use super::record::Record;
 use super::rules::{self, Refusal};
@@ -21,24 +23,31 @@ use crate::words::outcome::{Failure, Kind};
 
 /// Serves one request: check -> match -> read effect -> read body -> plan, dial, forward -> stream.
 pub(super) async fn serve(
-    proxy: Arc<Proxy>,
+    proxy: &Arc<Proxy>,
     door: &Door,
-    peer: Arc<Peer>,
-    mut request: Request<Incoming>,
+    peer: &Arc<Peer>,
+    request: &mut Parts,
+    body: Incoming,
 ) -> Response<Downstream> {
     let live = proxy.store.live();
-    let id = proxy.ids.of(request.headers());
-    let path: Arc<str> = request.uri().path().into();
-    let asked = (request.method().clone(), Arc::clone(&path));
-    let mut record = Record::begin(&proxy, id, Some(asked));
-    record.traced(request.headers());
-    if let Err(refusal) = admit(&peer, &request) {
+    let fields = Fields::of(&request.headers);
+    let id = proxy.ids.of(&request.headers, fields);
+    let path: Arc<str> = request.uri.path().into();
+    let asked = (request.method.clone(), Arc::clone(&path));
+    let mut record = Record::begin(proxy, id, Some(asked));
+    record.traced(&request.headers);
+    if let Err(refusal) = admit(peer, request, fields) {
         peer.refused();
         return respond::refused(refusal, record);
     }
     let route = door.route(&live.snapshot, &path);
     let kind = route.map(|route| live.snapshot.service(route.service).kind);
-    let welcome = token::admit(request.headers_mut(), kind, live.snapshot.token.as_ref());
+    let welcome = token::admit(
+        &mut request.headers,
+        fields,
+        kind,
+        live.snapshot.token.as_ref(),
+    );
     let Some((route, kind)) = route.zip(kind) else {
         return if welcome {
             respond::no_route(&live.snapshot, record)
@@ -47,96 +56,94 @@ pub(super) async fn serve(
         };
     };
     let upstream = upstream_path(route, kind, &path);
-    let (meaning, _) = meaning(route, kind, request.method(), &upstream);
+    let (meaning, _) = meaning(route, kind, &request.method, &upstream);
     let mut call = Call::new(
-        &proxy,
+        proxy,
         (&live, route),
         &peer.listed,
-        &request,
+        (request, fields),
         (&upstream, meaning),
         &record,
     );
-    call.upgrade = tunnel::wanted(route, &request);
-    let on_upgrade = call
-        .upgrade
-        .is_some()
-        .then(|| hyper::upgrade::on(&mut request));
+    call.upgrade = tunnel::wanted(route, request);
+    // hyper leaves it in every request that asks for an upgrade.
+    let on_upgrade = (call.upgrade.as_ref()).and_then(|_| request.extensions.remove::<OnUpgrade>());
     record.matched(&call);
     if !welcome {
         peer.refused();
         return respond::unauthorized(&call, record);
     }
-    if headers::goes_round(request.headers()) {
+    if fields.has(Fields::VIA) && headers::goes_round(&request.headers) {
         peer.refused();
         return respond::goes_round(&call, record);
     }
     peer.upgrading(on_upgrade.is_some());
-    forward(call, &peer, request, on_upgrade, record).await
+    forward(&mut call, peer, (request, body), on_upgrade, record).await
 }
 
 /// Whether it may be read at all, by what hyper shows of it and by what hyper hides.
-fn admit(peer: &Peer, request: &Request<Incoming>) -> Result<(), Refusal> {
-    let version = request.version();
+fn admit(peer: &Peer, request: &Parts, fields: Fields) -> Result<(), Refusal> {
+    let version = request.version;
     let hidden = peer.next_request(version == Version::HTTP_10);
     let hidden = hidden.map_or(Ok(()), |hidden| Err(Refusal::from(hidden)));
     if hidden != Err(Refusal::LargeHead) {
         hidden?;
     }
     // A head may be too large because its target is, and that has an answer of its own.
-    rules::check(request.method(), request.uri(), version, request.headers())?;
+    let headers = (&request.headers, fields);
+    rules::check(&request.method, &request.uri, version, headers)?;
     hidden
 }
 
 /// Reads the body, asks the candidates, and answers with what came of it.
 async fn forward(
-    mut call: Call<'_>,
+    call: &mut Call<'_>,
     peer: &Arc<Peer>,
-    request: Request<Incoming>,
+    (request, body): (&mut Parts, Incoming),
     on_upgrade: Option<OnUpgrade>,
-    mut record: Record,
+    mut record: Box<Record>,
 ) -> Response<Downstream> {
-    let (parts, body) = request.into_parts();
-    let named = names_model(call.service().kind, call.meaning, &parts.headers);
-    let payload = match payload::read(&call, body, named).await {
+    let named = names_model(call.service().kind, call.meaning, &request.headers);
+    let payload = match payload::read(call, body, named).await {
         Ok(payload) => payload,
         Err(failure) => {
             peer.refused();
-            return respond::failed(&call, failure, record);
+            return respond::failed(call, failure, record);
         }
     };
     if peer.is_bad_body() {
         peer.refused();
         let failure = Failure::unsent(Kind::ClientBody, "its chunks do not end as HTTP says");
-        return respond::failed(&call, failure, record);
+        return respond::failed(call, failure, record);
     }
     if named {
         call.model = model_of(call.meaning, payload.held_bytes());
         record.asks(call.model.as_ref());
     }
-    let call = &call;
+    let call = &*call;
     if payload.is_stream() {
         peer.body_waits();
     }
     record.read(payload.held(), payload.body.passed());
-    if let Some(asked) = embeddings::asked(call, &parts, &payload) {
+    if let Some(asked) = embeddings::asked(call, request, &payload) {
         // Boxed, so that all others do not carry the room for it.
         return Box::pin(embeddings::serve(
             (call, peer),
             asked,
-            &parts,
+            request,
             &payload,
             record,
         ))
         .await;
     }
-    let outbound = Outbound::new(
+    let mut outbound = Outbound::new(
         call,
-        parts.method,
-        parts.uri.query(),
-        parts.headers,
+        request.method.clone(),
+        request.uri.query(),
+        std::mem::take(&mut request.headers),
         payload,
     );
-    match answer_in_time(call, peer, outbound, &mut record).await {
+    match answer_in_time(call, peer, &mut outbound, &mut record).await {
         Ok(answered) => {
             if let Some(client) = on_upgrade.filter(|_| answered.switches()) {
                 return respond::switch(call, peer, answered, client, record);
@@ -152,9 +159,9 @@ async fn forward(
 pub(super) async fn answer_in_time(
     call: &Call<'_>,
     peer: &Peer,
-    outbound: Outbound,
+    outbound: &mut Outbound,
     record: &mut Record,
-) -> Result<Answered, Unanswered> {
+) -> Result<Box<Answered>, Unanswered> {
     let failed = |kind, detail| {
         let failure = if call.sent.load(Ordering::Relaxed) {
             Failure::sent(kind, detail)

@@ -13,6 +13,7 @@ use http::header::{
     UPGRADE, VIA,
 };
 
+use super::fields::Fields;
 use super::rewrite::View;
 use crate::api;
 use crate::config::snapshot::{HostHeader, Route};
@@ -63,21 +64,25 @@ const NAME: &[u8] = b"tailhop";
 /// A request that was through so many of us is going round. An honest way has one or two.
 const PASSES_MOST: usize = 4;
 
-/// Takes from a request what is not for the upstream, and adds us. `spoken` is its own version.
-pub(super) fn for_upstream(headers: &mut HeaderMap, spoken: Version, kind: Kind, path: &str) {
-    let there = known(headers);
-    let trailers = there & TE_THERE != 0 && takes_trailers(headers);
-    drop_hop_by_hop(headers, there);
+/// Takes from a request what is not for the upstream, and adds us. `spoken` is its own version,
+/// `fields` is what of it is there at least.
+pub(super) fn for_upstream(
+    headers: &mut HeaderMap,
+    fields: Fields,
+    (spoken, kind, path): (Version, Kind, &str),
+) {
+    let trailers = fields.has(Fields::TE) && takes_trailers(headers);
+    drop_hop_by_hop(headers, fields);
     if trailers {
         // To our neighbour we are the one who takes them, which it must be told both ways.
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
     // hyper answers it itself when the body is first read.
-    if there & EXPECT_THERE != 0 {
+    if fields.has(Fields::EXPECT) {
         headers.remove(EXPECT);
     }
-    if there & ORIGIN_THERE != 0 && api::drops_origin(kind) {
+    if fields.has(Fields::ORIGIN) && api::drops_origin(kind) {
         headers.remove(ORIGIN);
     }
     if kind == Kind::Qdrant && path.ends_with("/exists") {
@@ -114,17 +119,12 @@ fn via(spoken: Version) -> HeaderValue {
 
 /// The Host that the upstream sees. A client of HTTP/1.0 may send none, an upstream must get one.
 pub(super) fn set_host(headers: &mut HeaderMap, route: &Route, upstream: &HeaderValue) {
-    match &route.host {
-        HostHeader::Preserve if headers.contains_key(HOST) => {}
-        HostHeader::Preserve | HostHeader::Upstream => {
-            headers.insert(HOST, upstream.clone());
-        }
-        HostHeader::Fixed(host) => {
-            if let Ok(host) = HeaderValue::from_str(host) {
-                headers.insert(HOST, host);
-            }
-        }
-    }
+    let fixed = match &route.host {
+        HostHeader::Preserve if headers.contains_key(HOST) => return,
+        HostHeader::Preserve | HostHeader::Upstream => None,
+        HostHeader::Fixed(host) => HeaderValue::from_str(host).ok(),
+    };
+    headers.insert(HOST, fixed.unwrap_or_else(|| upstream.clone()));
 }
 
 /// How the client of `route` sees an upstream that was asked so: `client` is the Host of the
@@ -152,11 +152,11 @@ pub(super) fn view<'a>(
 /// Takes from an answer what is not for the client, adds us, and writes the upstream's own
 /// addresses as the client must. `Refresh` passes: no RFC has it and only browsers obey it.
 pub(super) fn for_client(headers: &mut HeaderMap, spoken: Version, view: &View<'_>) {
-    let there = known(headers);
-    drop_hop_by_hop(headers, there);
+    let fields = Fields::of(headers);
+    drop_hop_by_hop(headers, fields);
     // Ours: this one, and what tells who answered.
     headers.reserve(4);
-    if there & ADDRESS_THERE != 0 {
+    if fields.has(Fields::ADDRESS) {
         rewrite(headers, LOCATION, |value| view.reference(value));
         rewrite(headers, CONTENT_LOCATION, |value| view.reference(value));
         rewrite(headers, SET_COOKIE, |value| view.cookie(value));
@@ -182,57 +182,24 @@ fn rewrite(headers: &mut HeaderMap, name: HeaderName, change: impl Fn(&[u8]) -> 
 
 /// Whether the client takes trailers. The other words of `TE` are of our own connection to it.
 fn takes_trailers(headers: &HeaderMap) -> bool {
-    headers.contains_key(TE)
-        && (headers.get_all(TE).iter())
-            .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
-            .any(|word| word.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    (headers.get_all(TE).iter())
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .any(|word| word.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
-/// Which of the names that we know of are there. One look at the few that are costs less than a
-/// dozen searches for what is not.
-fn known(headers: &HeaderMap) -> u16 {
-    (headers.keys()).fold(0, |there, name| there | place_of(name.as_str()))
-}
-
-/// `there` are its [`known`].
-fn drop_hop_by_hop(headers: &mut HeaderMap, there: u16) {
-    if there & HOP_BY_HOP_THERE == 0 {
+fn drop_hop_by_hop(headers: &mut HeaderMap, fields: Fields) {
+    if !fields.has(Fields::HOP_BY_HOP) {
         return;
     }
-    if there & place_of("connection") != 0 {
+    if fields.has(Fields::CONNECTION) {
         for name in named_by_connection(headers) {
             headers.remove(name);
         }
     }
     for (place, name) in HOP_BY_HOP.into_iter().enumerate() {
-        if there & (1 << place) != 0 {
+        if fields.has_hop(place) {
             headers.remove(name);
         }
-    }
-}
-
-const HOP_BY_HOP_THERE: u16 = 0xff;
-const TE_THERE: u16 = 1 << 6;
-const EXPECT_THERE: u16 = 1 << 8;
-const ORIGIN_THERE: u16 = 1 << 9;
-/// A field with an address of the upstream's own.
-const ADDRESS_THERE: u16 = 1 << 10;
-
-/// The bit of a name: its place in [`HOP_BY_HOP`], or one behind them; none for any other.
-fn place_of(name: &str) -> u16 {
-    match name {
-        "connection" => 1,
-        "keep-alive" => 1 << 1,
-        "proxy-connection" => 1 << 2,
-        "proxy-authenticate" => 1 << 3,
-        "proxy-authentication-info" => 1 << 4,
-        "proxy-authorization" => 1 << 5,
-        "te" => 1 << 6,
-        "upgrade" => 1 << 7,
-        "expect" => EXPECT_THERE,
-        "origin" => ORIGIN_THERE,
-        "location" | "content-location" | "set-cookie" => ADDRESS_THERE,
-        _ => 0,
     }
 }
 
@@ -273,19 +240,24 @@ mod tests {
         names
     }
 
+    fn to_upstream(headers: &mut HeaderMap, spoken: Version, kind: Kind, path: &str) {
+        let fields = Fields::of(headers);
+        for_upstream(headers, fields, (spoken, kind, path));
+    }
+
     fn sent(lines: &[(&'static str, &[u8])]) -> HeaderMap {
         let mut sent = headers(lines);
-        for_upstream(&mut sent, Version::HTTP_11, Kind::Http, "/x");
+        to_upstream(&mut sent, Version::HTTP_11, Kind::Http, "/x");
         sent
     }
 
     #[test]
     fn every_hop_by_hop_field_goes_both_ways() {
         for (place, name) in HOP_BY_HOP.into_iter().enumerate() {
-            assert_eq!(place_of(name.as_str()), 1 << place);
             let mut answer = HeaderMap::from_iter([(name, HeaderValue::from_static("x"))]);
-            let there = known(&answer);
-            drop_hop_by_hop(&mut answer, there);
+            let fields = Fields::of(&answer);
+            assert!(fields.has(Fields::HOP_BY_HOP) && fields.has_hop(place));
+            drop_hop_by_hop(&mut answer, fields);
             assert!(answer.is_empty());
         }
     }
@@ -305,7 +277,7 @@ mod tests {
             ("expect", b"100-continue"),
             ("origin", b"http://evil.example"),
         ]);
-        for_upstream(&mut sent, Version::HTTP_11, Kind::Ollama, "/api/chat");
+        to_upstream(&mut sent, Version::HTTP_11, Kind::Ollama, "/api/chat");
         assert_eq!(names(&sent), ["content-length", "x-three"]);
     }
 
@@ -346,8 +318,8 @@ mod tests {
         for name in NEVER_DROPPED {
             let line = format!("close, {}", name.to_uppercase());
             let mut answer = headers(&[(name, b"v"), ("connection", line.as_bytes())]);
-            let there = known(&answer);
-            drop_hop_by_hop(&mut answer, there);
+            let fields = Fields::of(&answer);
+            drop_hop_by_hop(&mut answer, fields);
             assert_eq!(answer.keys().collect::<Vec<_>>(), [name]);
         }
     }
@@ -420,7 +392,7 @@ mod tests {
         for (version, before, after) in rows {
             let lines: Vec<_> = before.iter().map(|line| ("via", *line)).collect();
             let mut there = headers(&lines);
-            for_upstream(&mut there, version, Kind::Http, "/");
+            to_upstream(&mut there, version, Kind::Http, "/");
             let mut back = headers(&lines);
             for_client(&mut back, version, &some_view());
             for message in [there, back] {
@@ -518,12 +490,12 @@ mod tests {
             ("content-length", b"251"),
         ]);
         let view = some_view();
-        let to_upstream = |headers: &mut HeaderMap| {
-            for_upstream(headers, Version::HTTP_11, Kind::Ollama, "/api/chat");
+        let for_ollama = |headers: &mut HeaderMap| {
+            to_upstream(headers, Version::HTTP_11, Kind::Ollama, "/api/chat");
         };
         let to_client = |headers: &mut HeaderMap| for_client(headers, Version::HTTP_11, &view);
         time("a copy of the request", &request, |_| {});
-        time("the same and for_upstream", &request, to_upstream);
+        time("the same and for_upstream", &request, for_ollama);
         time("a copy of the answer", &answer, |_| {});
         time("the same and for_client", &answer, to_client);
     }

@@ -17,6 +17,7 @@ mod cloud;
 mod connect;
 pub mod door;
 mod embeddings;
+mod fields;
 mod flow;
 mod gate;
 mod grpc;

@@ -18,11 +18,13 @@ pub use super::access::{AccessLog, Form, Line};
 use super::access::{Entry, Millis, Stood};
 use super::beat::Beats;
 use super::call::Call;
+use super::fields::Fields;
 use super::queue::Queued;
 use super::rules::Refusal;
 use super::trace::Trace;
 use super::worked::Worked;
-use crate::api::models::{Model, changes_models};
+use crate::api::changes_stock;
+use crate::api::models::Model;
 use crate::api::stream::{Ending, Watcher};
 use crate::endpoint::live::Endpoint;
 use crate::endpoint::slots::Slot;
@@ -88,7 +90,7 @@ pub(super) struct Record {
     queued: Option<Queued>,
     /// Its place there.
     slot: Option<Slot>,
-    /// The models of its endpoint may be others afterwards.
+    /// The models or collections of its endpoint may be others afterwards.
     restocks: bool,
     ended: bool,
 }
@@ -102,9 +104,13 @@ struct Work {
 }
 
 impl Record {
-    /// A request whose head came now.
-    pub(super) fn begin(proxy: &Arc<Proxy>, id: Id, asked: Option<(Method, Arc<str>)>) -> Self {
-        Self {
+    /// A request whose head came now. Boxed, as it is handed on from one to the next.
+    pub(super) fn begin(
+        proxy: &Arc<Proxy>,
+        id: Id,
+        asked: Option<(Method, Arc<str>)>,
+    ) -> Box<Self> {
+        Box::new(Self {
             began: Instant::now(),
             time: proxy.clock.now(),
             proxy: Arc::clone(proxy),
@@ -130,7 +136,7 @@ impl Record {
             slot: None,
             restocks: false,
             ended: false,
-        }
+        })
     }
 
     /// What never became a request was refused.
@@ -152,7 +158,7 @@ impl Record {
         self.service = Some(call.service().name.clone());
         self.effect = call.meaning.effect.as_str();
         self.op = call.meaning.op;
-        self.restocks = changes_models(call.service().kind, call.meaning);
+        self.restocks = changes_stock(call.service().kind, call.meaning);
     }
 
     /// So much of its body was read; `rest` counts what is read when it is sent.
@@ -242,7 +248,7 @@ impl Record {
 
     /// The request id, as a header says it.
     pub(super) fn id(&self) -> HeaderValue {
-        HeaderValue::from_str(self.id.as_str()).unwrap_or(HeaderValue::from_static(NONE))
+        HeaderValue::from_bytes(self.id.as_bytes()).unwrap_or(HeaderValue::from_static(NONE))
     }
 
     /// The head of an upstream's answer goes to the client.
@@ -267,7 +273,7 @@ impl Record {
     }
 
     /// An error of ours goes to the client.
-    pub(super) fn refused(mut self, status: StatusCode, reason: &'static str) {
+    pub(super) fn refused(mut self: Box<Self>, status: StatusCode, reason: &'static str) {
         self.status = status.as_u16();
         self.reason = Cow::Borrowed(reason);
         let labels = [self.service(), reason];
@@ -277,7 +283,7 @@ impl Record {
     }
 
     /// It is answered with what is kept.
-    pub(super) fn kept(mut self, bytes: usize) {
+    pub(super) fn kept(mut self: Box<Self>, bytes: usize) {
         let now = Instant::now();
         self.status = StatusCode::OK.as_u16();
         self.reason = Cow::Borrowed("cache");
@@ -320,7 +326,7 @@ impl Record {
     }
 
     /// It ended.
-    pub(super) fn finish(mut self, end: End, now: Instant) {
+    pub(super) fn finish(mut self: Box<Self>, end: End, now: Instant) {
         self.write(end, now);
     }
 
@@ -343,7 +349,7 @@ impl Record {
         self.add_rest();
         if let (true, Some(endpoint)) = (self.restocks, &self.endpoint) {
             // Half a pull may have left something, too.
-            endpoint.models.want();
+            endpoint.want_stock();
         }
         let took = now.saturating_duration_since(self.began);
         self.add_work(now);
@@ -525,7 +531,11 @@ pub(super) struct Id {
 impl Id {
     fn as_str(&self) -> &str {
         // They are plain characters.
-        std::str::from_utf8(&self.bytes[..self.length]).unwrap_or(NONE)
+        std::str::from_utf8(self.as_bytes()).unwrap_or(NONE)
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
     }
 
     /// The same, if it is one that may be taken over.
@@ -560,13 +570,17 @@ impl Ids {
         }
     }
 
-    pub(super) fn of(&self, headers: &HeaderMap) -> Id {
-        let sent = headers.get(REQUEST_ID);
+    pub(super) fn of(&self, headers: &HeaderMap, fields: Fields) -> Id {
+        let sent = (fields
+            .has(Fields::REQUEST_ID)
+            .then(|| headers.get(REQUEST_ID)))
+        .flatten();
         sent.and_then(|id| Id::plain(id.as_bytes()))
             .unwrap_or_else(|| self.make())
     }
 
-    fn make(&self) -> Id {
+    /// One of ours.
+    pub(super) fn make(&self) -> Id {
         let count = self.next.fetch_add(1, Ordering::Relaxed);
         let digits = (u64::BITS - count.leading_zeros()).div_ceil(4).max(1) as usize;
         let length = self.seed.len() + digits;
@@ -594,14 +608,14 @@ mod tests {
         let with = |value: &[u8]| {
             let mut headers = HeaderMap::new();
             headers.insert("x-request-id", HeaderValue::from_bytes(value).unwrap());
-            ids.of(&headers).as_str().to_owned()
+            ids.of(&headers, Fields::of(&headers)).as_str().to_owned()
         };
         assert_eq!(with(b"abc-1"), "abc-1");
         assert_eq!(with(&[b'a'; ID_MAX]), "a".repeat(ID_MAX));
         for odd in [&b""[..], b"a b", b"\xff", &[b'a'; ID_MAX + 1]] {
             assert_ne!(with(odd).as_bytes(), odd);
         }
-        let [one, other] = [(); 2].map(|()| ids.of(&HeaderMap::new()));
+        let [one, other] = [(); 2].map(|()| ids.make());
         assert_ne!(one.as_str(), other.as_str());
     }
 

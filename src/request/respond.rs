@@ -52,8 +52,8 @@ const ROUTES_TOLD: usize = 50;
 pub(super) fn pass_on(
     call: &Call<'_>,
     peer: &Arc<Peer>,
-    answered: Answered,
-    mut record: Record,
+    answered: Box<Answered>,
+    mut record: Box<Record>,
 ) -> Response<Downstream> {
     let Answered {
         response,
@@ -61,7 +61,7 @@ pub(super) fn pass_on(
         endpoint,
         active,
         at,
-    } = answered;
+    } = *answered;
     let (mut parts, body) = response.into_parts();
     record.answered(parts.status, name(&call.live.snapshot, active), at);
     headers::for_client(&mut parts.headers, parts.version, &call.view(&endpoint));
@@ -102,9 +102,9 @@ pub(super) fn sign(headers: &mut HeaderMap, endpoint: &Endpoint, record: &Record
 pub(super) fn switch(
     call: &Call<'_>,
     peer: &Arc<Peer>,
-    mut answered: Answered,
+    mut answered: Box<Answered>,
     client: OnUpgrade,
-    record: Record,
+    record: Box<Record>,
 ) -> Response<Downstream> {
     let upstream = hyper::upgrade::on(&mut answered.response);
     let Some(connection) = answered.connection.take() else {
@@ -134,7 +134,7 @@ pub(super) fn switch(
 }
 
 /// Refuses a request that breaks a rule.
-pub(super) fn refused(refusal: Refusal, record: Record) -> Response<Downstream> {
+pub(super) fn refused(refusal: Refusal, record: Box<Record>) -> Response<Downstream> {
     let mut problem = Problem::new(refusal.status(), refusal.word());
     problem.proxy_error = "http_request_error";
     refusal.text().clone_into(&mut problem.text);
@@ -167,7 +167,11 @@ pub(super) fn refused_bare(refusal: Refusal) -> Vec<u8> {
 }
 
 /// Says why there is no answer.
-pub(super) fn unanswered(call: &Call<'_>, why: Unanswered, record: Record) -> Response<Downstream> {
+pub(super) fn unanswered(
+    call: &Call<'_>,
+    why: Unanswered,
+    record: Box<Record>,
+) -> Response<Downstream> {
     let problem = problem_of(call, why);
     write(call.service().kind, call.path, &problem, record)
 }
@@ -197,7 +201,11 @@ pub(super) fn problem_of(call: &Call<'_>, why: Unanswered) -> Problem {
 }
 
 /// Says that the client's own body is at fault, or that the whole request took too long.
-pub(super) fn failed(call: &Call<'_>, failure: Failure, record: Record) -> Response<Downstream> {
+pub(super) fn failed(
+    call: &Call<'_>,
+    failure: Failure,
+    record: Box<Record>,
+) -> Response<Downstream> {
     unanswered(
         call,
         Unanswered::Failed {
@@ -211,14 +219,14 @@ pub(super) fn failed(call: &Call<'_>, failure: Failure, record: Record) -> Respo
 
 /// Says that the client did not present the token. `Proxy-Authenticate` would be the word of a
 /// proxy that the client knows of; it takes us for the service.
-pub(super) fn unauthorized(call: &Call<'_>, record: Record) -> Response<Downstream> {
+pub(super) fn unauthorized(call: &Call<'_>, record: Box<Record>) -> Response<Downstream> {
     let kind = call.service().kind;
     let problem = challenge();
     write(kind, call.path, &problem, record)
 }
 
 /// The same where no route matches: what there is, is not told to strangers.
-pub(super) fn unauthorized_nowhere(record: Record) -> Response<Downstream> {
+pub(super) fn unauthorized_nowhere(record: Box<Record>) -> Response<Downstream> {
     write(ServiceKind::Http, "/", &challenge(), record)
 }
 
@@ -232,7 +240,7 @@ pub(super) fn challenge() -> Problem {
 }
 
 /// Says that a backend's address leads back to us (RFC 5842 7.2).
-pub(super) fn goes_round(call: &Call<'_>, record: Record) -> Response<Downstream> {
+pub(super) fn goes_round(call: &Call<'_>, record: Box<Record>) -> Response<Downstream> {
     write(call.service().kind, call.path, &round_trip(call), record)
 }
 
@@ -249,7 +257,7 @@ pub(super) fn round_trip(call: &Call<'_>) -> Problem {
 }
 
 /// Says that no route leads anywhere.
-pub(super) fn no_route(snapshot: &Snapshot, record: Record) -> Response<Downstream> {
+pub(super) fn no_route(snapshot: &Snapshot, record: Box<Record>) -> Response<Downstream> {
     let mut problem = Problem::new(StatusCode::NOT_FOUND, "no-route");
     let paths = snapshot.routes.iter().map(|route| route.path.as_str());
     let some: Vec<_> = paths.take(ROUTES_TOLD).collect();
@@ -423,7 +431,12 @@ fn a_request(call: &Call<'_>) -> &'static str {
     }
 }
 
-fn write(kind: ServiceKind, path: &str, problem: &Problem, record: Record) -> Response<Downstream> {
+fn write(
+    kind: ServiceKind,
+    path: &str,
+    problem: &Problem,
+    record: Box<Record>,
+) -> Response<Downstream> {
     let id = record.id();
     let text = format!(
         "tailhop: {} Request {}.",

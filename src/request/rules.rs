@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
 
+use super::fields::Fields;
 use super::gate::Hidden;
 
 /// Longest request target, in bytes: twice what RFC 9110 4.1 asks servers to take.
@@ -166,16 +167,17 @@ pub(super) fn check(
     method: &Method,
     uri: &Uri,
     version: Version,
-    headers: &HeaderMap,
+    (headers, fields): (&HeaderMap, Fields),
 ) -> Result<(), Refusal> {
-    framing(headers)?;
+    framing(headers, fields)?;
     if *method == Method::CONNECT {
         return Err(Refusal::Connect);
     }
     let host = host(version, headers)?;
     target(method, uri, host)?;
     path(uri.path())?;
-    match headers.get(EXPECT) {
+    let expect = fields.has(Fields::EXPECT).then(|| headers.get(EXPECT));
+    match expect.flatten() {
         Some(expect) if !expect.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
             Err(Refusal::Expectation)
         }
@@ -183,7 +185,10 @@ pub(super) fn check(
     }
 }
 
-fn framing(headers: &HeaderMap) -> Result<(), Refusal> {
+fn framing(headers: &HeaderMap, fields: Fields) -> Result<(), Refusal> {
+    if !fields.has(Fields::TRANSFER_ENCODING) && !fields.has(Fields::CONNECTION) {
+        return Ok(());
+    }
     let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
     if let Some(encoding) = encodings.next() {
         let chunked = encoding.as_bytes().eq_ignore_ascii_case(b"chunked");
@@ -319,7 +324,7 @@ mod tests {
 
     use super::*;
 
-    type Fields = &'static [(&'static str, &'static str)];
+    type Lines = &'static [(&'static str, &'static str)];
 
     const X: (&str, &str) = ("host", "x");
 
@@ -333,7 +338,7 @@ mod tests {
             &method,
             &target.parse().unwrap(),
             Version::HTTP_11,
-            &headers,
+            (&headers, Fields::of(&headers)),
         )
         .err()
     }
@@ -385,7 +390,7 @@ mod tests {
         use Refusal::{
             BadHost, Encoding, Expectation, NamedByConnection, NoHost, TwoHosts, TwoLengths,
         };
-        let rows: [(Fields, Option<Refusal>); 25] = [
+        let rows: [(Lines, Option<Refusal>); 25] = [
             (&[X], None),
             (&[], Some(NoHost)),
             (&[X, ("host", "x")], Some(TwoHosts)),

@@ -47,7 +47,7 @@ pub(super) struct Passing {
     body: Coming,
     connection: Option<Connection>,
     endpoint: Arc<Endpoint>,
-    record: Option<Record>,
+    record: Option<Box<Record>>,
     watch: Watch,
     peer: Arc<Peer>,
     look: Timer,
@@ -64,7 +64,7 @@ impl Passing {
         body: Coming,
         connection: Option<Connection>,
         endpoint: Arc<Endpoint>,
-        record: Record,
+        record: Box<Record>,
         watch: Watch,
         peer: Arc<Peer>,
     ) -> Self {
@@ -214,7 +214,7 @@ impl Passing {
     }
 
     /// What is written down of it from now on.
-    fn close(&mut self) -> Option<Record> {
+    fn close(&mut self) -> Option<Box<Record>> {
         let mut record = self.record.take()?;
         if let Some(watcher) = &self.watcher {
             record.watched(watcher, self.first);

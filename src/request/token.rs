@@ -6,6 +6,7 @@
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, HeaderName};
 
+use super::fields::Fields;
 use crate::words::names::Kind;
 use crate::words::secret::Secret;
 
@@ -15,10 +16,17 @@ const OWN: HeaderName = HeaderName::from_static("x-tailhop-token");
 const API_KEY: HeaderName = HeaderName::from_static("api-key");
 
 /// Whether a request may come in; what was presented is taken out of it.
-pub(super) fn admit(headers: &mut HeaderMap, kind: Option<Kind>, token: Option<&Secret>) -> bool {
+pub(super) fn admit(
+    headers: &mut HeaderMap,
+    fields: Fields,
+    kind: Option<Kind>,
+    token: Option<&Secret>,
+) -> bool {
     let presented = token.is_some_and(|token| takes(headers, &OWN, |value| token.matches(value)));
     // Never for an upstream, be it right, wrong or not asked for.
-    headers.remove(OWN);
+    if fields.has(Fields::TOKEN) {
+        headers.remove(OWN);
+    }
     let Some(token) = token else {
         return true;
     };
@@ -63,7 +71,8 @@ mod tests {
         for (name, value) in lines {
             headers.append(*name, HeaderValue::from_static(value));
         }
-        let welcome = admit(&mut headers, Some(kind), Some(&Secret::new("canary")));
+        let (fields, token) = (Fields::of(&headers), Secret::new("canary"));
+        let welcome = admit(&mut headers, fields, Some(kind), Some(&token));
         let rest = headers.iter().map(|(name, value)| {
             let value = value.to_str().unwrap();
             format!("{name}={value}")
@@ -131,7 +140,8 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer x"));
         headers.insert(OWN, HeaderValue::from_static("stray"));
-        assert!(admit(&mut headers, Some(Kind::Ollama), None));
+        let fields = Fields::of(&headers);
+        assert!(admit(&mut headers, fields, Some(Kind::Ollama), None));
         assert_eq!(headers.len(), 1);
         assert!(headers.contains_key(AUTHORIZATION));
     }

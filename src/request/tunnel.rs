@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderValue, Method, Request, Version};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Version};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
@@ -33,15 +34,15 @@ const GOODBYE: Duration = Duration::from_secs(5);
 const PIECE: usize = 8 * 1024;
 
 /// The protocol that a request asks for, if its route passes it on.
-pub(super) fn wanted<B>(route: &Route, request: &Request<B>) -> Option<HeaderValue> {
+pub(super) fn wanted(route: &Route, request: &Parts) -> Option<HeaderValue> {
     if route.upgrade.is_empty() {
         return None;
     }
-    let headers = request.headers();
+    let headers = &request.headers;
     let bodiless =
         !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING);
-    let new = request.version() == Version::HTTP_11;
-    if !bodiless || !new || *request.method() != Method::GET {
+    let new = request.version == Version::HTTP_11;
+    if !bodiless || !new || request.method != Method::GET {
         return None;
     }
     let asked = (headers.get_all(CONNECTION).iter())
@@ -68,7 +69,7 @@ pub(super) struct Tunnel {
     pub(super) upstream: OnUpgrade,
     /// Tells when the endpoint is lost.
     pub(super) connection: Connection,
-    pub(super) record: Record,
+    pub(super) record: Box<Record>,
     /// How long both may be silent.
     pub(super) idle: Duration,
     pub(super) total: Option<Deadline>,
@@ -261,11 +262,12 @@ mod tests {
             ),
         ];
         for (route, method, fields, want) in rows {
-            let mut request = Request::builder().method(method);
+            let mut request = http::Request::builder().method(method);
             for (name, value) in &fields {
                 request = request.header(*name, *value);
             }
-            let got = wanted(route, &request.body(()).unwrap());
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            let got = wanted(route, &parts);
             assert_eq!(got.is_some(), want, "{method} {fields:?}");
         }
     }

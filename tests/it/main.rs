@@ -7,6 +7,7 @@ mod attacks;
 mod cache;
 mod candidates;
 mod chaos;
+mod data;
 mod dial;
 mod effects;
 mod ends;

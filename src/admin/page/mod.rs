@@ -160,12 +160,23 @@ mod tests {
         assert_eq!(shape("en"), shape("ja"));
     }
 
+    /// What else is a cause.
+    const CAUSES: [&str; 6] = [
+        "active",
+        "state",
+        "order",
+        "ended",
+        "taken-back",
+        "released",
+    ];
+
     /// `Why::as_str`, and what `changes` makes causes of.
-    const WHYS: [&str; 6] = [
+    const WHYS: [&str; 7] = [
         "active-backend",
         "pin",
         "schedule",
         "held",
+        "writes-stay",
         "default",
         "only-offer",
     ];
@@ -187,10 +198,7 @@ mod tests {
             states("u", &tunnel),
             states("why", &WHYS),
             states("cause", &WHYS),
-            states(
-                "cause",
-                &["active", "state", "order", "ended", "taken-back"],
-            ),
+            states("cause", &CAUSES),
             states("is", &["drained"]),
             states(
                 "change",

@@ -209,6 +209,7 @@ function pastItems() {
 
 function happened(change) {
   if (change.kind === "drain") return say(change.to ? "change.drained" : "change.undrained", change.backend);
+  if (change.kind === "switch") return say(change.to ? "change.held" : "change.released", change.service, change.to || change.from);
   return say(`change.${change.kind}`, change.service, change.from || word("nobody"), change.to || word("nobody"));
 }
 
@@ -228,7 +229,8 @@ function nextItems() {
     const text = coming.kind === "active"
       ? say(coming.writes ? "coming.active" : "coming.reads", coming.service, coming.from, coming.to)
       : say(`coming.${coming.kind}`, coming.to);
-    return make("li", { class: "next" }, text, small(joined(clock(coming.at), ticking("in", coming.at))));
+    const lacks = coming.lacks ? say("lacks", foreign(list(coming.lacks))) : null;
+    return make("li", { class: "next" }, text, small(joined(clock(coming.at), ticking("in", coming.at), lacks)));
   });
 }
 
@@ -390,7 +392,7 @@ function backendRow(service, backend, heads) {
     make("th", { scope: "row" }, foreign(backend.name), marks.map((mark) => [" ", mark]), backend.url && small(foreign(backend.url))),
     cell(1, tag(word(`v.${backend.verdict}`), grade[backend.verdict]), backend.since && small(say("since", clock(backend.since)))),
     cell(2, word(`e.${backend.evidence}`), error && small(say("last-error", ticking("ago", error.at), english(error.text)))),
-    cell(3, backend.in_flight, loaded));
+    cell(3, backend.in_flight, loaded, backend.lacks && small(say("lacks", foreign(list(backend.lacks))))));
 }
 
 const row = (key, ...content) => [make("dt", {}, word(key)), make("dd", {}, ...content)];

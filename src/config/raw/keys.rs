@@ -458,6 +458,18 @@ const REQUIRE: &[Row] = &[
         "kind ollama: names of models, with or without a tag, as `ollama list` shows them",
     ),
     row(
+        "collections",
+        Shape::Texts,
+        "none",
+        "kind qdrant: names of collections, or of aliases",
+    ),
+    row(
+        "min_points",
+        Shape::Many,
+        "1",
+        "how many points each of the collections must have; set it near what is there, as reads move to a backend that has so many, in the middle of a copy too",
+    ),
+    row(
         "if_not_ready",
         Shape::Word(|| IF_NOT_READY.to_vec()),
         "\"hold\"",

@@ -18,6 +18,10 @@ pub(super) fn converted(shape: Shape, found: &DeValue<'_>, written: &str) -> Opt
             let port: u16 = text.parse().ok().filter(|port| *port > 0)?;
             Some(port.to_string())
         }
+        (Shape::Many, DeValue::String(text)) => {
+            let number: i64 = text.parse().ok().filter(|number| *number > 0)?;
+            Some(number.to_string())
+        }
         (Shape::Duration | Shape::Bound, DeValue::Integer(_)) => Some(format!("\"{written}s\"")),
         (Shape::Address, DeValue::Integer(_)) => {
             let port: u16 = written.parse().ok()?;

@@ -184,8 +184,8 @@ impl<'w, 's> Walk<'w, 's> {
             }
             (Shape::Secrets, DeValue::Table(table)) => Some(self.secrets(table, path)),
             (Shape::Flag, DeValue::Boolean(flag)) => Some(Value::Flag(*flag)),
-            (Shape::Port | Shape::Count, DeValue::Integer(number)) => {
-                self.port(shape, number, &span, path)
+            (Shape::Port | Shape::Count | Shape::Many, DeValue::Integer(number)) => {
+                self.number(shape, number, &span, path)
             }
             (Shape::Moment, DeValue::Datetime(moment)) => {
                 self.moment(&moment.to_string(), &span, path)
@@ -299,7 +299,7 @@ impl<'w, 's> Walk<'w, 's> {
     }
 
     /// A port or a count.
-    fn port(
+    fn number(
         &mut self,
         shape: Shape,
         number: &DeInteger<'_>,
@@ -307,20 +307,26 @@ impl<'w, 's> Walk<'w, 's> {
         path: &str,
     ) -> Option<Value> {
         let (digits, radix) = (number.as_str(), number.radix());
-        let what = match shape {
-            Shape::Port => "port",
-            _ => "number",
+        let value = if matches!(shape, Shape::Many) {
+            // TOML has no larger ones.
+            let number = i64::from_str_radix(digits, radix).ok();
+            number.and_then(|number| u64::try_from(number).ok().map(Value::Many))
+        } else {
+            u16::from_str_radix(digits, radix).ok().map(Value::Port)
         };
-        match u16::from_str_radix(digits, radix) {
-            Ok(port) if port > 0 => Some(Value::Port(port)),
-            _ => {
-                let written = self.text.get(span.clone()).unwrap_or(digits).to_owned();
-                self.problems
-                    .at(codes::VALUE, span, format!("{path} cannot be {written}"))
-                    .help(format!("write a {what} between 1 and 65535"));
-                None
-            }
+        if let Some(value) = value.filter(|value| !matches!(value, Value::Port(0) | Value::Many(0)))
+        {
+            return Some(value);
         }
+        let written = self.text.get(span.clone()).unwrap_or(digits).to_owned();
+        self.problems
+            .at(codes::VALUE, span, format!("{path} cannot be {written}"))
+            .help(match shape {
+                Shape::Many => "write a number from 1 on",
+                Shape::Port => "write a port between 1 and 65535",
+                _ => "write a number between 1 and 65535",
+            });
+        None
     }
 
     fn expand(&mut self, text: &str, span: &Range<usize>, path: &str) -> Option<String> {
@@ -468,6 +474,7 @@ fn expected(shape: Shape) -> (&'static str, &'static str) {
         Shape::Flag => ("true or false", "true"),
         Shape::Port => ("a number", "6333"),
         Shape::Count => ("a number", "100"),
+        Shape::Many => ("a number", "1000"),
         Shape::Address => ("an address in quotes", "\"127.0.0.1:8484\""),
         Shape::Duration => ("a duration in quotes", "\"10s\""),
         Shape::Bound => ("a duration in quotes or \"none\"", "\"10s\""),

@@ -37,6 +37,17 @@ fn changes_are_told_in_words() {
             vec!["route /o: it requires tiny:latest instead of no model"],
         ),
         (
+            old.replace(
+                "qdrant = {}",
+                "qdrant = { require = { collections = [\"papers\", \"a/b\"], min_points = 70000 } }",
+            ),
+            vec![
+                "route /qdrant: it requires collections papers, a/b with 70000 points instead of no \
+                 collection",
+                "route /qdrant: a planned switch no longer moves writes",
+            ],
+        ),
+        (
             old.replace("ollama = {}", "ollama = { cache = {} }"),
             vec!["route /o: its cache has 10000 embeddings in 64 MB for 24h instead of nothing"],
         ),

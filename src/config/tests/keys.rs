@@ -59,6 +59,8 @@ pub(super) fn example(path: &str) -> &'static str {
         "services.N.limit.spill" | "pin.hold_writes" => "true",
         "services.N.require.if_not_ready" => "\"switch\"",
         "services.N.require.models" => "[\"tiny\"]",
+        "services.N.require.collections" => "[\"a/b\", \"日本語\"]",
+        "services.N.require.min_points" => "70000",
         "services.N.backends" => "[\"N\"]",
         "routes.path" => "\"/other\"",
         "routes.strip" | "pin.writes" | "tailnet.repair" => "false",
@@ -236,13 +238,14 @@ fn table_for(table: &str, key: &str, is_set: bool, set: &str) -> String {
             )
         }
         "services.N.require" => {
-            let models = if key == "models" {
-                ""
-            } else {
-                "models = [\"tiny\"]\n"
+            let (kind, more) = match key {
+                "collections" => ("qdrant", ""),
+                "min_points" => ("qdrant", "collections = [\"papers\"]\n"),
+                "models" => ("ollama", ""),
+                _ => ("ollama", "models = [\"tiny\"]\n"),
             };
             format!(
-                "[backends.N]\n[services.N]\nkind = \"ollama\"\nport = 9\n[{table}]\n{models}{set}"
+                "[backends.N]\n[services.N]\nkind = \"{kind}\"\nport = 9\n[{table}]\n{more}{set}"
             )
         }
         "routes" if key == "upgrade" => format!(

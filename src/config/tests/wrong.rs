@@ -121,7 +121,7 @@ fn a_misspelt_key_is_one_problem_and_not_a_missing_one_too() {
 fn a_key_that_does_nothing_yet_is_unknown() {
     for more in [
         "include = [\"x\"]\n",
-        "[services.web]\nport = 1\nrequire.collections = [\"x\"]\n",
+        "[services.web]\nport = 1\nrequire.points = 7\n",
         "[services.web]\nport = 1\nif_not_ready = \"hold\"\n",
     ] {
         assert_eq!(one(&file(more), &[]).0, "E011", "{more}");
@@ -231,7 +231,7 @@ fn a_value_that_its_key_cannot_take_says_what_it_takes() {
 }
 
 #[test]
-fn models_are_required_by_name_and_of_ollama_alone() {
+fn what_is_required_has_a_name_and_is_of_one_kind_alone() {
     for (more, words) in [
         (
             "[services.web]\nport = 1\nrequire.models = [\"tiny\"]\n",
@@ -248,7 +248,37 @@ fn models_are_required_by_name_and_of_ollama_alone() {
         ("[services.web]\nport = 1\ncache = {}\n", "this is http"),
         (
             "[services.o]\nkind = \"ollama\"\nport = 1\nrequire.if_not_ready = \"hold\"\n",
-            "without models",
+            "without models or collections",
+        ),
+        (
+            "[services.o]\nkind = \"ollama\"\nport = 1\nrequire.collections = [\"papers\"]\n",
+            "collections is of kind qdrant, and this is ollama",
+        ),
+        (
+            "[services.q]\nkind = \"qdrant\"\nport = 1\nrequire.models = [\"tiny\"]\n",
+            "models is of kind ollama, and this is qdrant",
+        ),
+        (
+            "[services.q]\nkind = \"qdrant\"\nport = 1\nrequire.collections = []\n",
+            "collections names none",
+        ),
+        (
+            "[services.q]\nkind = \"qdrant\"\nport = 1\nrequire.collections = [\"\"]\n",
+            "a collection has a name",
+        ),
+        (
+            "[services.q]\nkind = \"qdrant\"\nport = 1\nrequire.min_points = 1000\n",
+            "min_points without collections",
+        ),
+        (
+            "[services.q]\nkind = \"qdrant\"\nport = 1\n\
+             require = { collections = [\"a\"], min_points = 0 }\n",
+            "cannot be 0; write a number from 1 on",
+        ),
+        (
+            "[services.q]\nkind = \"qdrant\"\nport = 1\n\
+             require = { collections = [\"a\"], min_points = -5 }\n",
+            "cannot be -5",
         ),
     ] {
         let (code, place, text) = one(&file(more), &[]);

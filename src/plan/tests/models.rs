@@ -1,7 +1,7 @@
 //! Where a request goes by which models the backends have.
 
 use super::super::candidates::lead;
-use super::super::known::{Holds, Known, Load};
+use super::super::known::{Holds, Known, Load, Stocked};
 use super::super::reason::Exclusion::{self, Drained, ModelMissing, ModelUnknown, Unready};
 use super::*;
 use crate::api::models::Model;
@@ -13,7 +13,8 @@ const fn has(holds: Holds) -> Known {
     Known {
         verdict: Up,
         holds,
-        unready: false,
+        stocked: Stocked::Ready,
+        lacks: false,
         load: Load {
             full: false,
             wait: std::time::Duration::ZERO,
@@ -23,8 +24,16 @@ const fn has(holds: Holds) -> Known {
 
 const fn unready(known: Known) -> Known {
     Known {
-        unready: true,
+        stocked: Stocked::Lacks,
         ..known
+    }
+}
+
+/// What requires the model `tiny`.
+fn tiny() -> Require {
+    Require {
+        models: vec![Model::named("tiny").unwrap()],
+        ..Require::default()
     }
 }
 
@@ -220,7 +229,7 @@ fn a_planned_switch_waits_until_its_backend_has_what_is_required() {
     ];
     for (place, (known, now, change, want, reason)) in rows.into_iter().enumerate() {
         let mut snapshot = main_system();
-        snapshot.services[0].require = vec![Model::named("tiny").unwrap()];
+        snapshot.services[0].require = tiny();
         change(&mut snapshot);
         let whole = plan(&snapshot, OLLAMA, CHAT, &known, now);
         assert_eq!(order(&whole), want, "row {place}");
@@ -231,7 +240,7 @@ fn a_planned_switch_waits_until_its_backend_has_what_is_required() {
         assert!(same, "row {place}");
     }
     let mut snapshot = main_system();
-    snapshot.services[0].require = vec![Model::named("tiny").unwrap()];
+    snapshot.services[0].require = tiny();
     let admin = plan(&snapshot, OLLAMA, ADMIN, &[ready, lacks], after());
     assert_eq!(admin.candidates[0].reason.word(), "active:held");
 }

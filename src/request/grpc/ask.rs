@@ -25,7 +25,6 @@ use crate::endpoint::live::Endpoint;
 use crate::endpoint::session::{Lane, Session};
 use crate::endpoint::sessions::Sessions;
 use crate::health::passive;
-use crate::plan::candidates::Candidate;
 use crate::wire::{Place, Stream};
 use crate::words::effect::Effect;
 use crate::words::outcome::{Failure, Kind, Phase};
@@ -168,10 +167,10 @@ impl Ask for Outbound {
         &mut self,
         call: &Call<'_>,
         round: &mut Round<'_>,
-        candidate: (&Candidate, Terms),
+        terms: Terms,
         record: &mut Record,
-    ) -> impl Future<Output = Result<Answered, Failure>> {
-        attempt(call, round, candidate, self, record)
+    ) -> impl Future<Output = Result<Box<Answered>, Failure>> {
+        attempt(call, round, terms, self, record)
     }
 }
 
@@ -179,14 +178,15 @@ impl Ask for Outbound {
 async fn attempt(
     call: &Call<'_>,
     round: &mut Round<'_>,
-    (candidate, terms): (&Candidate, Terms),
+    terms: Terms,
     outbound: &mut Outbound,
     record: &mut Record,
-) -> Result<Answered, Failure> {
-    let endpoint = call.live.endpoint(call.route.service, candidate.backend);
-    let Some((endpoint, sessions)) =
-        endpoint.and_then(|endpoint| Some((endpoint, endpoint.grpc.as_ref()?)))
-    else {
+) -> Result<Box<Answered>, Failure> {
+    let first = round.left.front();
+    let Some((candidate, endpoint, sessions)) = first.and_then(|first| {
+        let endpoint = call.live.endpoint(call.route.service, first.backend)?;
+        Some((first, endpoint, endpoint.grpc.as_ref()?))
+    }) else {
         return Err(Failure::unsent(Kind::Lost, "no endpoint"));
     };
     record.at(endpoint, &candidate.reason);
@@ -198,6 +198,7 @@ async fn attempt(
         movable: terms.others && outbound.is_whole(),
         repeatable: call.meaning.effect == Effect::Read && outbound.is_whole(),
         able,
+        sent: Instant::now(),
     };
     let request = outbound.request(endpoint, sessions)?;
     call.sent.store(true, Ordering::Relaxed);
@@ -270,17 +271,18 @@ async fn exchange(
     lane: Lane,
     (answer, mut upload): (ResponseFuture, Option<Upload>),
     stand: Stand,
-) -> Result<Answered, Failure> {
-    let began = Instant::now();
+) -> Result<Box<Answered>, Failure> {
     endpoint.budget.deposit();
-    let head = head(call, endpoint, (&lane, answer), &mut upload, (stand, began)).await;
+    let head = head(call, endpoint, (&lane, answer), &mut upload, stand).await;
     let response = head.inspect_err(|failure| {
         passive::failed(endpoint, failure, call.proxy.clock);
     })?;
     let now = Instant::now();
-    endpoint.pace.answered(now.saturating_duration_since(began));
+    endpoint
+        .pace
+        .answered(now.saturating_duration_since(stand.sent));
     passive::answered(endpoint, now, call.proxy.clock);
-    let answered = Answered {
+    let answered = Box::new(Answered {
         response,
         begun: Bytes::new(),
         trailers: None,
@@ -289,7 +291,7 @@ async fn exchange(
         endpoint: Arc::clone(endpoint),
         active: stand.active,
         at: now,
-    };
+    });
     if stand.backend == stand.active {
         return Ok(answered);
     }
@@ -302,14 +304,14 @@ async fn head(
     endpoint: &Endpoint,
     (lane, answer): (&Lane, ResponseFuture),
     upload: &mut Option<Upload>,
-    (stand, began): (Stand, Instant),
+    stand: Stand,
 ) -> Result<Response<RecvStream>, Failure> {
     let repairs = endpoint.lost.repairs();
     let mut answer = pin!(answer);
     let impatience = async {
         call.patient().await;
         // Boxed, so that those that are answered at once do not carry the room for it.
-        Box::pin(impatience(call, endpoint, stand, (repairs, began))).await
+        Box::pin(impatience(call, endpoint, stand, repairs)).await
     };
     let mut impatience = pin!(impatience);
     loop {
@@ -334,7 +336,7 @@ pub(super) async fn sent(upload: &mut Option<Upload>) -> Result<(), Failure> {
 }
 
 /// Whether an answer of a backend that is not the active one is one: "not there" is none.
-async fn judge(call: &Call<'_>, mut answered: Answered) -> Result<Answered, Failure> {
+async fn judge(call: &Call<'_>, mut answered: Box<Answered>) -> Result<Box<Answered>, Failure> {
     let not_there = || {
         let detail = "NOT_FOUND from a backend that is not active";
         Failure::answering(Kind::NotThere, detail)

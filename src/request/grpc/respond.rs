@@ -32,7 +32,7 @@ pub(super) fn words(problem: &Problem, record: &Record) -> HeaderMap {
 }
 
 /// Answers with `problem`.
-pub(super) fn refuse(to: &mut SendResponse<Bytes>, problem: &Problem, record: Record) {
+pub(super) fn refuse(to: &mut SendResponse<Bytes>, problem: &Problem, record: Box<Record>) {
     let mut response = Response::new(());
     *response.headers_mut() = words(problem, &record);
     if problem.gone {
@@ -62,7 +62,7 @@ pub(super) fn trailers(
 }
 
 /// Says that what came is not a call. As gRPC's own servers do, in HTTP's words.
-pub(super) fn not_a_call(to: &mut SendResponse<Bytes>, record: Record) {
+pub(super) fn not_a_call(to: &mut SendResponse<Bytes>, record: Box<Record>) {
     let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
     let mut problem = Problem::new(status, "not-grpc");
     problem.text += "this address takes gRPC calls only: POST with content-type application/grpc. \

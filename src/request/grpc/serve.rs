@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
+use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 
@@ -15,6 +16,7 @@ use super::super::attempt::{Unanswered, answer};
 use super::super::beat::Listed;
 use super::super::call::Call;
 use super::super::door::Door;
+use super::super::fields::Fields;
 use super::super::flow::total_passed;
 use super::super::payload::Reserved;
 use super::super::record::{End, Record};
@@ -40,22 +42,29 @@ pub(super) enum Left {
 pub(super) async fn serve(
     proxy: Arc<Proxy>,
     door: Arc<Door>,
-    mut request: Request<RecvStream>,
+    request: Request<RecvStream>,
     mut to: SendResponse<Bytes>,
 ) -> Left {
+    let (mut request, body) = request.into_parts();
+    let fields = Fields::of(&request.headers);
     let live = proxy.store.live();
-    let id = proxy.ids.of(request.headers());
-    let path: Arc<str> = request.uri().path().into();
-    let asked = (request.method().clone(), Arc::clone(&path));
+    let id = proxy.ids.of(&request.headers, fields);
+    let path: Arc<str> = request.uri.path().into();
+    let asked = (request.method.clone(), Arc::clone(&path));
     let mut record = Record::begin(&proxy, id, Some(asked));
-    record.traced(request.headers());
-    if request.method() != Method::POST || !grpc::is_call(request.headers()) {
+    record.traced(&request.headers);
+    if request.method != Method::POST || !grpc::is_call(&request.headers) {
         respond::not_a_call(&mut to, record);
         return Left::Nobody;
     }
     let route = door.route(&live.snapshot, &path);
     let kind = route.map(|route| live.snapshot.service(route.service).kind);
-    let welcome = token::admit(request.headers_mut(), kind, live.snapshot.token.as_ref());
+    let welcome = token::admit(
+        &mut request.headers,
+        fields,
+        kind,
+        live.snapshot.token.as_ref(),
+    );
     let Some(route) = route else {
         respond::refuse(&mut to, &no_service(), record);
         return Left::Nobody;
@@ -63,13 +72,20 @@ pub(super) async fn serve(
     let listed = Listed::new();
     let meaning = grpc::meaning(&path);
     let of_path = (&*path, meaning);
-    let mut call = Call::new(&proxy, (&live, route), &listed, &request, of_path, &record);
-    let within = grpc::timeout(request.headers());
+    let mut call = Call::new(
+        &proxy,
+        (&live, route),
+        &listed,
+        (&request, fields),
+        of_path,
+        &record,
+    );
+    let within = grpc::timeout(&request.headers);
     call.total = bound(&call, within);
     record.matched(&call);
     let problem = if !welcome {
         Some(challenge())
-    } else if headers::goes_round(request.headers()) {
+    } else if headers::goes_round(&request.headers) {
         Some(round_trip(&call))
     } else {
         None
@@ -78,7 +94,7 @@ pub(super) async fn serve(
         respond::refuse(&mut to, &problem, record);
         return Left::Nobody;
     }
-    forward(&call, request, &mut to, record).await
+    forward(&call, (request, body), &mut to, record).await
 }
 
 /// The file knows the service no longer; its address goes with a restart.
@@ -101,18 +117,17 @@ fn bound(call: &Call<'_>, within: Option<Duration>) -> Option<Deadline> {
 /// Reads the message, asks the candidates, and answers with what came of it.
 async fn forward(
     call: &Call<'_>,
-    request: Request<RecvStream>,
+    (parts, body): (Parts, RecvStream),
     to: &mut SendResponse<Bytes>,
-    mut record: Record,
+    mut record: Box<Record>,
 ) -> Left {
-    let (parts, body) = request.into_parts();
     let mut reserved = Reserved::none(&call.proxy.budget);
     let asked = async {
         let message = read(call, body, &mut reserved).await.map_err(failed)?;
         let held = message.held();
-        let outbound = Outbound::new(call, parts.uri, parts.headers, message);
+        let mut outbound = Outbound::new(call, parts.uri, parts.headers, message);
         record.read(held, outbound.passed());
-        answer(call, outbound, &mut record).await
+        answer(call, &mut outbound, &mut record).await
     };
     let answered = tokio::select! {
         biased;
@@ -150,9 +165,9 @@ fn late(call: &Call<'_>) -> Failure {
 /// Passes an answer on, piece by piece, up to its trailers.
 async fn pass_on(
     call: &Call<'_>,
-    mut answered: Answered,
+    mut answered: Box<Answered>,
     to: &mut SendResponse<Bytes>,
-    mut record: Record,
+    mut record: Box<Record>,
 ) -> Left {
     let active = name(&call.live.snapshot, answered.active);
     record.answered(answered.response.status(), active, answered.at);

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use super::http::{Framing, Head, chunk, find};
 use super::time::{really, soon};
+use tailhop::api::collections::about;
 
 /// What the probes of the product ask for.
 const PROBES: [&str; 2] = ["/api/version", "/readyz"];
@@ -47,6 +48,9 @@ struct Script {
     probe: Act,
     list: Act,
     loaded: Act,
+    aliases: Act,
+    /// By the path about a collection.
+    points: Vec<(String, Act)>,
     requests: Vec<Request>,
 }
 
@@ -59,7 +63,7 @@ pub(crate) struct Counts {
     pub(crate) requests: usize,
     /// Probes answered.
     pub(crate) probes: usize,
-    /// Times that it was asked for its models.
+    /// Times that it was asked for its models or collections.
     pub(crate) lists: usize,
     /// Connections accepted.
     pub(crate) opened: usize,
@@ -311,6 +315,8 @@ impl Upstream {
             probe: answer(200, &[], b"{}"),
             list: answer(404, &[], b""),
             loaded: answer(200, &[], b"{\"models\":[]}"),
+            aliases: answer(200, &[], b"{\"result\":{\"aliases\":[]}}"),
+            points: Vec::new(),
             requests: Vec::new(),
         };
         let mut upstream = Self {
@@ -395,7 +401,36 @@ impl Upstream {
         self.script().loaded = models_told(models);
     }
 
-    /// What is done when the product asks for its models.
+    /// The collections that it tells of, with their points.
+    pub(crate) fn collections(&self, collections: &[(&str, u64)]) {
+        let rows: Vec<_> = (collections.iter())
+            .map(|(name, _)| format!("{{\"name\":\"{name}\"}}"))
+            .collect();
+        let list = format!("{{\"result\":{{\"collections\":[{}]}}}}", rows.join(","));
+        let points = collections.iter().map(|(name, points)| {
+            let told = format!("{{\"result\":{{\"points_count\":{points}}}}}");
+            (about(name), answer(200, &[], told.as_bytes()))
+        });
+        let mut script = self.script();
+        script.list = answer(200, &[], list.as_bytes());
+        script.points = points.collect();
+    }
+
+    /// A name that stands for a collection.
+    pub(crate) fn alias(&self, alias: &str, collection: &str) {
+        let row = format!("{{\"alias_name\":\"{alias}\",\"collection_name\":\"{collection}\"}}");
+        let list = format!("{{\"result\":{{\"aliases\":[{row}]}}}}");
+        let mut script = self.script();
+        script.aliases = answer(200, &[], list.as_bytes());
+        let of = script
+            .points
+            .iter()
+            .find(|(path, _)| *path == about(collection));
+        let told = of.map(|(_, told)| (about(alias), told.clone()));
+        script.points.extend(told);
+    }
+
+    /// What is done when the product asks for its models or collections.
     pub(crate) fn lists(&self, act: Act) {
         self.script().list = act;
     }
@@ -500,7 +535,8 @@ async fn connection(mut io: TcpStream, shared: Arc<Shared>) {
     let mut buffer = Vec::new();
     while let Some(head) = Head::read(&mut io, &mut buffer).await {
         let list = head.get("user-agent") == Some("tailhop")
-            && matches!(head.word(1), "/api/tags" | "/api/ps");
+            && (matches!(head.word(1), "/api/tags" | "/api/ps" | "/aliases")
+                || head.word(1).starts_with("/collections"));
         let probe = list || PROBES.contains(&head.word(1));
         let act = if list {
             shared.list(head.word(1))
@@ -517,7 +553,9 @@ async fn connection(mut io: TcpStream, shared: Arc<Shared>) {
             let Some(body) = framing.read_whole(&mut io, &mut buffer).await else {
                 return;
             };
-            shared.record(probe, head, body, number);
+            if !list {
+                shared.record(probe, head, body, number);
+            }
         }
         if !play(&mut io, &mut buffer, act.steps, shared).await {
             return;
@@ -583,9 +621,15 @@ impl Shared {
 
     /// What is answered when the product asks for models.
     fn list(&self, target: &str) -> Act {
+        let script = self.script.lock().unwrap();
         match target {
-            "/api/ps" => self.script.lock().unwrap().loaded.clone(),
-            _ => self.script.lock().unwrap().list.clone(),
+            "/api/ps" => script.loaded.clone(),
+            "/aliases" => script.aliases.clone(),
+            "/api/tags" | "/collections" => script.list.clone(),
+            about => {
+                let points = script.points.iter().find(|(path, _)| path == about);
+                points.map_or_else(|| answer(404, &[], b""), |(_, points)| points.clone())
+            }
         }
     }
 
