@@ -248,9 +248,14 @@ impl Listing<'_> {
             None => self.of(table, &path, "host", quoted(&backend.host)),
         }
         self.of(table, &path, "dial", quoted(backend.network.as_str()));
-        for (header, _) in backend.url.iter().flat_map(|url| &url.headers) {
-            let origin = self.origin(table, "headers");
-            self.put(format!("{path}.headers.{header}"), "***", origin);
+        if let Some(url) = &backend.url {
+            let read = url.read_headers.as_deref().unwrap_or_default();
+            for (key, headers) in [("headers", &*url.headers), ("read_headers", read)] {
+                for (header, _) in headers {
+                    let origin = self.origin(table, key);
+                    self.put(format!("{path}.{key}.{header}"), "***", origin);
+                }
+            }
         }
         let ca = table.get::<&str>("ca").map(|ca| quoted(ca.value));
         self.written(table, &path, "ca", ca);
@@ -275,6 +280,11 @@ impl Listing<'_> {
         self.of(table, &path, "kind", quoted(service.kind.as_str()));
         self.of(table, &path, "port", service.port.to_string());
         self.written(table, &path, "listen", service.listen.map(quoted));
+        let grpc = service.listen_grpc.map(quoted);
+        self.written(table, &path, "listen_grpc", grpc);
+        if let Some(port) = service.grpc_port {
+            self.of(table, &path, "grpc_port", port.to_string());
+        }
         self.of(table, &path, "fallback", quoted(service.fallback.as_str()));
         self.load(table, &path, service);
         if let Some(cache) = &service.cache {

@@ -232,6 +232,9 @@ pub struct Url {
     pub authority: String,
     /// Headers that a request to it gets, whatever the client sent under those names.
     pub headers: Vec<(HeaderName, Secret)>,
+    /// What a read gets instead of them while another backend is the active one, and what our own
+    /// questions get; `None`: the same.
+    pub read_headers: Option<Vec<(HeaderName, Secret)>>,
     /// Whom to trust; `None`: the public roots.
     pub roots: Option<Vec<CertificateDer<'static>>>,
 }
@@ -285,6 +288,10 @@ pub struct Service {
     pub backends: Vec<BackendId>,
     /// An address of its own, without a prefix. A change needs a restart.
     pub listen: Option<SocketAddr>,
+    /// The address for its gRPC, where it has one. A change needs a restart.
+    pub listen_grpc: Option<SocketAddr>,
+    /// Its gRPC port on every backend, of a kind that speaks it.
+    pub grpc_port: Option<u16>,
     /// The route of requests that come there: path `/`.
     pub whole: Route,
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderValue;
 use jiff::Timestamp;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
 use tokio::sync::{Notify, watch};
@@ -17,9 +17,11 @@ use super::budget::Budget;
 use super::connection::Connection;
 use super::dials::Dials;
 use super::idle::Idle;
+use super::inject::Inject;
 use super::lost::Lost;
 use super::models::Models;
 use super::pace::Pace;
+use super::sessions::Sessions;
 use super::slots::Slots;
 use super::stock::Stock;
 use super::work::Work;
@@ -45,6 +47,8 @@ pub struct Key {
     pub host: Arc<str>,
     /// The port that is dialled.
     pub port: u16,
+    /// The port that is dialled for gRPC, if it speaks it.
+    pub grpc_port: Option<u16>,
     /// Which network leads there.
     pub network: Network,
     /// What belongs to its url, if it has one.
@@ -57,14 +61,16 @@ pub struct Endpoint {
     pub key: Key,
     /// Where it is dialled.
     pub place: Place,
-    /// Headers that it gets with every request, and nobody else does.
-    pub inject: Vec<(HeaderName, HeaderValue)>,
+    /// Headers that it gets, and nobody else does.
+    pub inject: Inject,
     /// The machine it is on.
     pub machine: Arc<Machine>,
     /// Kept-alive connections. Of the data thread only.
     pub idle: Idle,
     /// Dials in progress, shared by all who wait for a connection. Of the data thread only.
-    pub dials: Dials,
+    pub dials: Dials<Connection>,
+    /// Its connections for gRPC, if it speaks it.
+    pub grpc: Option<Sessions>,
     /// How fast it usually is.
     pub pace: Pace,
     /// How many of its requests may be sent again.
@@ -195,7 +201,8 @@ impl Endpoint {
             pace: Pace::default(),
             budget: Budget::default(),
             place: place_of(&key),
-            inject: inject(&key),
+            grpc: Sessions::of(&key),
+            inject: Inject::of(key.url.as_deref()),
             key,
             machine,
             lost: Lost::new(),
@@ -239,7 +246,7 @@ impl Endpoint {
         self.lost.verdict(after.verdict);
         if lost {
             self.lost.declare();
-            self.idle.clear();
+            self.forget_connections();
         }
         *judgement = after;
         (before != judgement.verdict).then_some((before, judgement.verdict))
@@ -250,6 +257,23 @@ impl Endpoint {
     pub fn give_back(&self, connection: Connection, now: Instant) {
         if let Some(connection) = self.dials.offer(connection) {
             self.idle.put(connection, now);
+        }
+    }
+
+    /// Idle connections may be dead without knowing, or descriptors are used up: none is used for
+    /// what is new.
+    pub fn forget_connections(&self) {
+        self.idle.clear();
+        if let Some(grpc) = &self.grpc {
+            grpc.clear();
+        }
+    }
+
+    /// Drops connections that nobody will use. The data thread calls it now and then.
+    pub fn sweep(&self) {
+        self.idle.sweep();
+        if let Some(grpc) = &self.grpc {
+            grpc.sweep();
         }
     }
 
@@ -311,6 +335,9 @@ impl Endpoint {
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
         self.idle.close();
+        if let Some(grpc) = &self.grpc {
+            grpc.close();
+        }
     }
 
     /// Whether no configuration wants it any more.
@@ -426,17 +453,6 @@ fn place_of(key: &Key) -> Place {
         direct: key.network == Network::Direct,
         tls: secure.map(|url| Tls::trusting(url.roots.clone())),
     }
-}
-
-fn inject(key: &Key) -> Vec<(HeaderName, HeaderValue)> {
-    let headers = key.url.iter().flat_map(|url| &url.headers);
-    headers
-        .filter_map(|(name, secret)| {
-            let mut value = HeaderValue::from_str(secret.expose()).ok()?;
-            value.set_sensitive(true);
-            Some((name.clone(), value))
-        })
-        .collect()
 }
 
 /// That of its url; else the Host that an upstream of its kind accepts, else its own address.

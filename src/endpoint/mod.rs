@@ -8,10 +8,13 @@ pub mod budget;
 pub mod connection;
 pub mod dials;
 pub mod idle;
+pub mod inject;
 pub mod live;
 pub mod lost;
 pub mod models;
 pub mod pace;
+pub mod session;
+pub mod sessions;
 pub mod slots;
 pub mod stock;
 pub mod work;
@@ -69,6 +72,7 @@ fn keys<'s>(
             backend: backend.name.clone(),
             host: Arc::clone(&backend.host),
             port: backend.url.as_ref().map_or(service.port, |url| url.port),
+            grpc_port: service.grpc_port,
             network: backend.network,
             url: backend.url.clone(),
         };

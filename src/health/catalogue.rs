@@ -227,7 +227,7 @@ impl<'e> Line<'e> {
         let headers = request.headers_mut();
         headers.insert(HOST, self.endpoint.host.clone());
         headers.insert(USER_AGENT, AGENT);
-        headers.extend(self.endpoint.inject.iter().cloned());
+        self.endpoint.inject.put(headers, true);
         let sent = self.connection.send(request).await;
         let response = sent.map_err(|error| Trouble::Lost(error.failure.to_string()))?;
         let status = response.status();

@@ -233,7 +233,7 @@ impl Prober {
         headers.insert(USER_AGENT, AGENT);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CONTENT_LENGTH, length);
-        headers.extend(endpoint.inject.iter().cloned());
+        endpoint.inject.put(headers, false);
         let sent = connection.send(request).await;
         let answer = sent.map_err(|error| error.failure.to_string())?;
         Ok(answer.status())

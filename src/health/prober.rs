@@ -175,9 +175,7 @@ impl Prober {
         let mut request = Request::new(Outgoing::empty());
         *request.uri_mut() = http::Uri::from_static(path);
         request.headers_mut().insert(HOST, endpoint.host.clone());
-        request
-            .headers_mut()
-            .extend(endpoint.inject.iter().cloned());
+        endpoint.inject.put(request.headers_mut(), true);
         let slow = || (Seen::Slow, format!("no answer to GET {path} in time"));
         let answering = connection.send(request);
         tokio::pin!(answering);

@@ -2,18 +2,20 @@
 //! differs.
 //!
 //! Owns what counts as a difference. Invariants: both sides are read in the order of their ids, so
-//! memory does not grow with the collection; only hashes are kept of what was read. Nothing is ever
+//! memory does not grow with the collection: a page of each is there for each range. Nothing is ever
 //! changed at the source, and a point is removed at the target only after the source was asked for
 //! it by its id and did not have it.
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
 
+use serde_json::value::RawValue;
+
 use super::copy::each;
 use super::digest::{Digest, digest, fold};
 use super::id::PointId;
 use super::job::Job;
-use super::qdrant::{Page, Reader};
+use super::qdrant::{Reader, Record};
 use super::ranges::Range;
 use super::site::{Site, Stop};
 
@@ -111,7 +113,7 @@ async fn compare_range(job: &Job, range: Range, repair: bool) -> Result<Found, S
         let before = found.points;
         merge(&mut source, &mut target, &mut found, |difference| {
             again.push(difference.id());
-        });
+        })?;
         job.progress
             .add(usize::try_from(found.points - before).unwrap_or(usize::MAX));
         if !repair {
@@ -129,11 +131,11 @@ async fn compare_range(job: &Job, range: Range, repair: bool) -> Result<Found, S
     Ok(found)
 }
 
-/// One side of a comparison: hashes that wait for their partners.
+/// One side of a comparison: points that wait for their partners, of one page at most.
 struct Side<'a> {
     reader: Reader<'a>,
     site: &'a Site,
-    waiting: VecDeque<(PointId, Digest)>,
+    waiting: VecDeque<Record>,
     over: bool,
 }
 
@@ -151,7 +153,7 @@ impl<'a> Side<'a> {
     async fn fill(&mut self) -> Result<(), Stop> {
         while self.waiting.is_empty() && !self.over {
             match self.reader.page().await? {
-                Some(page) => self.waiting = hashed(&page, self.site)?,
+                Some(page) => self.waiting = page.points.into(),
                 None => self.over = true,
             }
         }
@@ -164,17 +166,17 @@ impl<'a> Side<'a> {
     }
 }
 
-fn hashed(page: &Page, site: &Site) -> Result<VecDeque<(PointId, Digest)>, Stop> {
-    let hash = |record: &super::qdrant::Record| {
-        digest(
-            record.id,
-            record.payload.as_deref(),
-            record.vector.as_deref(),
-        )
-        .map(|hash| (record.id, hash))
+/// The hash of a point of `site`.
+fn hashed(record: &Record, site: &Site) -> Result<Digest, Stop> {
+    let (payload, vector) = (record.payload.as_deref(), record.vector.as_deref());
+    digest(record.id, payload, vector)
         .map_err(|error| Stop::Failed(format!("{}: point {}: {error}", site.name(), record.id)))
-    };
-    page.points.iter().map(hash).collect()
+}
+
+/// Payload and vectors as they were written. Where both sides write them alike, as they usually do,
+/// they are the same, and need not be understood.
+fn texts(record: &Record) -> [Option<&str>; 2] {
+    [&record.payload, &record.vector].map(|raw| raw.as_deref().map(RawValue::get))
 }
 
 /// Takes off both sides what can be told now.
@@ -183,33 +185,42 @@ fn merge(
     target: &mut Side<'_>,
     found: &mut Found,
     mut tell: impl FnMut(Difference),
-) {
+) -> Result<(), Stop> {
     let mut differs = |found: &mut Found, difference| {
         found.differs(difference);
         tell(difference);
     };
     while source.is_known() && target.is_known() {
         let order = match (source.waiting.front(), target.waiting.front()) {
-            (None, None) => return,
+            (None, None) => break,
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
-            (Some(one), Some(other)) => one.0.cmp(&other.0),
+            (Some(one), Some(other)) => one.id.cmp(&other.id),
         };
         let one = order.is_le().then(|| source.waiting.pop_front()).flatten();
         let other = order.is_ge().then(|| target.waiting.pop_front()).flatten();
-        if let Some((_, hash)) = &one {
+        let hash = one
+            .as_ref()
+            .map(|one| hashed(one, source.site))
+            .transpose()?;
+        if let Some(hash) = &hash {
             found.points += 1;
             fold(&mut found.digest, hash);
         }
         match (one, other) {
-            (Some((id, _)), None) => differs(found, Difference::Missing(id)),
-            (None, Some((id, _))) => differs(found, Difference::Extra(id)),
-            (Some(one), Some(other)) if one.1 != other.1 => {
-                differs(found, Difference::Other(one.0));
+            (Some(one), None) => differs(found, Difference::Missing(one.id)),
+            (None, Some(other)) => differs(found, Difference::Extra(other.id)),
+            (Some(one), Some(other)) => {
+                let same =
+                    texts(&one) == texts(&other) || hash == Some(hashed(&other, target.site)?);
+                if !same {
+                    differs(found, Difference::Other(one.id));
+                }
             }
-            _ => {}
+            (None, None) => {}
         }
     }
+    Ok(())
 }
 
 /// Makes the points with these ids at the target what they are at the source now.

@@ -40,7 +40,7 @@ const HEDGE_MOST: Duration = Duration::from_millis(250);
 /// A dial through a tunnel that has just come up.
 const DIAL_LEAST: Duration = Duration::from_secs(1);
 /// An answer that must be read to be judged is longer only if it is something else.
-const JUDGED_MAX: usize = 64 * 1024;
+pub(super) const JUDGED_MAX: usize = 64 * 1024;
 
 /// The head of an answer, and the connection that its body comes on.
 pub(super) struct Answered {
@@ -72,13 +72,34 @@ pub(super) enum Unanswered {
     },
 }
 
+/// How a candidate is asked: by the protocol that its client speaks.
+pub(super) trait Ask {
+    /// The head of an answer, and what its body comes on.
+    type Answered;
+
+    /// When its body had been read as far as it is read before it is sent.
+    fn ready(&self) -> Instant;
+
+    /// Whether its body can be sent more than once.
+    fn replayable(&self) -> bool;
+
+    /// One try of the first candidate of those who are left.
+    fn ask(
+        &mut self,
+        call: &Call<'_>,
+        round: &mut Round<'_>,
+        terms: Terms,
+        record: &mut Record,
+    ) -> impl Future<Output = Result<Box<Self::Answered>, Failure>>;
+}
+
 /// Asks one candidate after the other. The only loop that tries again, and `again` decides.
-pub(super) async fn answer(
+pub(super) async fn answer<A: Ask>(
     call: &Call<'_>,
-    outbound: &mut Outbound,
+    outbound: &mut A,
     record: &mut Record,
-) -> Result<Box<Answered>, Unanswered> {
-    let mut now = outbound.ready;
+) -> Result<Box<A::Answered>, Unanswered> {
+    let mut now = outbound.ready();
     let mut patience = Patience::begin(call, now);
     call.proxy.look_for_a_freeze(call.wall, call.began);
     let mut round = Round::plan(call, call.wall)?;
@@ -104,7 +125,7 @@ pub(super) async fn answer(
             left: patience.left_at(now),
         };
         let asked = match admitted {
-            Ok(_) => attempt(call, &mut round, terms, outbound, record).await,
+            Ok(_) => outbound.ask(call, &mut round, terms, record).await,
             Err(failure) => Err(failure),
         };
         let failure = match asked {
@@ -147,9 +168,9 @@ fn draws(failure: &Failure) -> bool {
 }
 
 /// One plan, and whom it has left.
-struct Round<'a> {
-    active: Active,
-    left: VecDeque<Candidate>,
+pub(super) struct Round<'a> {
+    pub(super) active: Active,
+    pub(super) left: VecDeque<Candidate>,
     /// When it was planned, if those behind the first are still to be.
     unplanned: Option<Timestamp>,
     /// Some backend is no candidate because it lacks the data.
@@ -249,6 +270,28 @@ impl Round<'_> {
     }
 }
 
+impl Ask for Outbound {
+    type Answered = Answered;
+
+    fn ready(&self) -> Instant {
+        self.ready
+    }
+
+    fn replayable(&self) -> bool {
+        self.replayable
+    }
+
+    fn ask(
+        &mut self,
+        call: &Call<'_>,
+        round: &mut Round<'_>,
+        terms: Terms,
+        record: &mut Record,
+    ) -> impl Future<Output = Result<Box<Answered>, Failure>> {
+        attempt(call, round, terms, self, record)
+    }
+}
+
 /// One try of the first candidate of those who are left.
 async fn attempt(
     call: &Call<'_>,
@@ -272,14 +315,19 @@ async fn attempt(
     let stand = Stand {
         backend,
         active: round.active.backend,
-        movable: terms.others && outbound.replayable(),
-        repeatable: call.meaning.effect == Effect::Read && outbound.replayable(),
+        movable: terms.others && outbound.replayable,
+        repeatable: call.meaning.effect == Effect::Read && outbound.replayable,
         able,
         sent: sent(&connection, terms),
     };
     call.sent.store(true, Ordering::Relaxed);
     // Pinned here, so that nobody who waits for it carries it along.
-    let mut sending = pin!(connection.begin(outbound.request(call.route, endpoint)));
+    let request = outbound.request(
+        call.route,
+        endpoint,
+        only_reads(call, stand.backend, stand.active),
+    );
+    let mut sending = pin!(connection.begin(request));
     let mut first = pin!(exchange(
         call,
         endpoint,
@@ -320,18 +368,23 @@ fn sent(connection: &Connection, terms: Terms) -> Instant {
 
 /// What an answer is judged by.
 #[derive(Clone, Copy)]
-struct Stand {
-    backend: BackendId,
+pub(super) struct Stand {
+    pub(super) backend: BackendId,
     /// Whom orders and schedule name.
-    active: BackendId,
+    pub(super) active: BackendId,
     /// Another candidate may answer as well.
-    movable: bool,
+    pub(super) movable: bool,
     /// It costs little and changes nothing: it may be sent again on mere doubt.
-    repeatable: bool,
+    pub(super) repeatable: bool,
     /// The endpoint was thought able when it was chosen.
-    able: bool,
+    pub(super) able: bool,
     /// When it was sent.
-    sent: Instant,
+    pub(super) sent: Instant,
+}
+
+/// Whether it may do nothing but read where it goes.
+pub(super) fn only_reads(call: &Call<'_>, backend: BackendId, active: BackendId) -> bool {
+    backend != active && call.meaning.effect == Effect::Read
 }
 
 /// Waits for what `endpoint` answers on `connection`, and judges it.
@@ -387,8 +440,8 @@ async fn hedged(
     hedges
         .with_label_values(&[other.key.service.as_str()])
         .inc();
-    let request = outbound.request(call.route, other);
     let (backend, active) = (next.backend, round.active.backend);
+    let request = outbound.request(call.route, other, only_reads(call, backend, active));
     let terms = Terms {
         now: Instant::now(),
         fresh: false,
@@ -450,7 +503,12 @@ async fn head(
 }
 
 /// Why a request is not waited for any longer. Slowness alone is no reason but for `head`.
-async fn impatience(call: &Call<'_>, endpoint: &Endpoint, stand: Stand, repairs: u64) -> Failure {
+pub(super) async fn impatience(
+    call: &Call<'_>,
+    endpoint: &Endpoint,
+    stand: Stand,
+    repairs: u64,
+) -> Failure {
     let others = || call.plan().candidates.len() > 1;
     let leaves = stand.repeatable && stand.movable && stand.able && others();
     let mut waiting = endpoint.lost.wait();

@@ -51,7 +51,7 @@ impl Dice {
 static TOLD: AtomicBool = AtomicBool::new(false);
 
 /// Names the seed if its case fails.
-struct Told(u64);
+pub(crate) struct Told(pub(crate) u64);
 
 impl Drop for Told {
     #[expect(clippy::print_stderr, reason = "a person wants to play it again")]

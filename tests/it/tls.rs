@@ -496,3 +496,101 @@ async fn a_new_ca_file_is_taken_without_a_restart() {
     .await;
     app.stop().await;
 }
+
+const SEEN_BY_WRITERS: &str = "canary-writes";
+const SEEN_BY_READERS: &str = "canary-reads";
+
+/// Two Qdrants behind TLS, each by its url with a key for everything and one for reads alone; `mac`
+/// is active by default.
+fn two_keys(fronts: [&Front; 2], ca: &str) -> String {
+    let url = |front: &Front| {
+        format!(
+            "{{ url = \"https://localhost:{}\"{ca}, headers = {{ api-key = {{ env = \"W\" }} }}, \
+             read_headers = {{ api-key = {{ env = \"R\" }} }} }}",
+            front.place.port()
+        )
+    };
+    format!(
+        "listen = {{ data = \"127.0.0.1:0\", admin = \"127.0.0.1:0\" }}\n\
+         backends.mac = {}\n\
+         backends.cloud = {}\n\
+         services.qdrant = {{ backends = [\"mac\", \"cloud\"], timeouts = {{ wait = \"200ms\" }} }}\n\
+         schedule.default = \"mac\"\n",
+        url(fronts[0]),
+        url(fronts[1])
+    )
+}
+
+#[tokio::test]
+async fn a_read_that_falls_back_takes_the_key_along_that_only_reads() {
+    let ours = Authority::new();
+    let (_folder, ca) = ca(&ours.pem());
+    let issued = ours.issue("localhost", VALID.0, VALID.1);
+    let (mac, cloud) = (Upstream::start().await, Upstream::start().await);
+    let front = Front::start(&issued, mac.place()).await;
+    let fallback = Front::start(&issued, cloud.place()).await;
+    let keys_given = [("W", SEEN_BY_WRITERS), ("R", SEEN_BY_READERS)];
+    let text = two_keys([&front, &fallback], &ca);
+    let app = App::start_with(&text, &keys_given, Clock::system()).await;
+    let mut answers = Vec::new();
+    let mut ask = async |method: &str, target: &str, body: &[u8]| {
+        let own = [("api-key", "client"), ("api-key", "twice")];
+        let got = app.client().await.ask(method, target, &own, body).await;
+        answers.push(got.clone());
+        (got.status(), got.backend().to_owned())
+    };
+    let put = "/qdrant/collections/c/points";
+    let at_mac = (200, "mac".to_owned());
+    assert_eq!(ask("POST", SCROLL, b"{}").await, at_mac);
+    assert_eq!(ask("PUT", put, b"{}").await, at_mac);
+    assert_eq!(keys(&mac), vec![Some(SEEN_BY_WRITERS.to_owned()); 2]);
+
+    // The active one is gone: reads go on, by the other key, and writes do not.
+    drop(front);
+    let large = vec![b' '; 100_000];
+    for body in [&b"{}"[..], &large] {
+        assert_eq!(ask("POST", SCROLL, body).await, (200, "cloud".to_owned()));
+    }
+    let read = ("GET", "/qdrant/collections");
+    assert_eq!(ask(read.0, read.1, b"").await, (200, "cloud".to_owned()));
+    assert_eq!(ask("PUT", put, b"{}").await.0, 503);
+    assert_eq!(keys(&cloud), vec![Some(SEEN_BY_READERS.to_owned()); 3]);
+
+    // Once it is the active one it gets the key for everything, reads included.
+    app.edit(|text| text.replace("default = \"mac\"", "default = \"cloud\""));
+    soon(async {
+        while app.status().await["config"]["generation"] != 2 {
+            really(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+    assert_eq!(ask("PUT", put, b"{}").await, (200, "cloud".to_owned()));
+    assert_eq!(ask("POST", SCROLL, b"{}").await, (200, "cloud".to_owned()));
+    let all = keys(&cloud);
+    assert_eq!(all[3..], vec![Some(SEEN_BY_WRITERS.to_owned()); 2]);
+    answers.push(app.admin("GET", "/status").await);
+    answers.push(app.admin("GET", "/config").await);
+    for answer in &answers {
+        let all = format!("{}{}", answer.head.text, answer.text());
+        assert!(!all.contains("canary"), "{all}");
+    }
+    assert!(!format!("{:?}", app.lines()).contains("canary"));
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn probes_are_content_with_the_key_that_only_reads() {
+    let (cloud, other) = (Upstream::start().await, Upstream::start().await);
+    let both = "{ env = \"W\" } }, read_headers = { api-key = { env = \"R\" }";
+    // What probes ask for, as a request that is recorded.
+    let text = two(&cloud, &other, both).replace(
+        "services.qdrant = {",
+        "services.qdrant = { kind = \"http\",",
+    );
+    let keys_given = [("W", SEEN_BY_WRITERS), ("R", SEEN_BY_READERS)];
+    let app = App::start_with(&text, &keys_given, Clock::system()).await;
+    let probe = cloud.requests(1).await.remove(0);
+    assert_eq!((probe.method(), probe.target()), ("GET", "/"));
+    assert_eq!(probe.head.get("api-key"), Some(SEEN_BY_READERS));
+    app.stop().await;
+}

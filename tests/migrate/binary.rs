@@ -3,6 +3,7 @@
 use std::process::{Command, Output};
 
 use serde_json::Value;
+use tailhop::migrate::State;
 
 use crate::Stage;
 
@@ -56,14 +57,7 @@ async fn two_urls_need_no_configuration_and_the_answer_tells_what_came_of_it() {
     );
     stage.assert_same("docs");
 
-    stage
-        .target
-        .store()
-        .collections
-        .get_mut("docs")
-        .unwrap()
-        .points
-        .pop_first();
+    stage.target.lose_first_point("docs");
     let output = migrate(&stage, &[&keys[..], &["--verify-only", "--json"]].concat()).await;
     let (said, _) = texts(&output);
     assert_eq!(output.status.code(), Some(1));
@@ -142,4 +136,34 @@ async fn a_pin_is_not_given_when_the_sides_differ() {
             .1
             .contains("help: --replace makes the target the same")
     );
+}
+
+#[tokio::test]
+async fn a_state_file_that_is_not_this_runs_is_refused_and_nothing_is_changed() {
+    let stage = Stage::with("docs", 10).await;
+    let [from, to] = [stage.source.url(), stage.target.url()];
+    let own = serde_json::to_string(&State::new(&from, &to)).unwrap();
+    for (text, why) in [
+        (
+            own.replace(&from, "http://other:6333"),
+            "it is of a run from http://other:6333",
+        ),
+        (own[..own.len() / 2].to_owned(), "it cannot be read"),
+        (String::new(), "it cannot be read"),
+        (
+            own.replace("/v1", "/v9"),
+            "it is of another version: tailhop/migrate/v9",
+        ),
+        ("[1]".to_owned(), "it cannot be read"),
+    ] {
+        std::fs::write(stage.state(), &text).unwrap();
+        for more in [&["--resume"][..], &[]] {
+            let output = migrate(&stage, more).await;
+            let (_, complained) = texts(&output);
+            assert_eq!(output.status.code(), Some(2), "{complained}");
+            assert!(more.is_empty() || complained.contains(why), "{complained}");
+            assert_eq!(std::fs::read_to_string(stage.state()).unwrap(), text);
+        }
+    }
+    assert!(stage.target.store().asked.is_empty());
 }

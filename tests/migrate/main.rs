@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod binary;
+mod door;
 mod engine;
 mod over;
 mod qdrant;
@@ -26,6 +27,7 @@ use tailhop::tailnet::Tailnet;
 use tailhop::words::clock::Clock;
 use tailhop::words::secret::Secret;
 
+use crate::door::Door;
 use crate::qdrant::{Collection, Id, Qdrant};
 
 /// Two Qdrants, and a folder for what is written down.
@@ -35,6 +37,8 @@ struct Stage {
     folder: tempfile::TempDir,
     patience: Duration,
     key: Option<Secret>,
+    /// What leads to the source, where it is not asked itself.
+    door: Option<Door>,
 }
 
 impl Stage {
@@ -45,6 +49,7 @@ impl Stage {
             folder: tempfile::tempdir().unwrap(),
             patience: Duration::from_secs(20),
             key: None,
+            door: None,
         }
     }
 
@@ -65,7 +70,8 @@ impl Stage {
     }
 
     async fn run(&self, wanted: Wanted) -> Result<Report, Stop> {
-        let (source, target) = (self.source.url(), self.target.url());
+        let door = self.door.as_ref().map(Door::url);
+        let (source, target) = (door.unwrap_or_else(|| self.source.url()), self.target.url());
         let text = StateFile::at(&self.state()).read().unwrap();
         let state = match text {
             Some(text) => State::parse(&text, &source, &target).unwrap(),

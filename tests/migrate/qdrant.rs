@@ -61,6 +61,8 @@ pub(crate) struct Store {
     pub(crate) too_large: Option<(usize, u16)>,
     /// Strict mode: more points than this are not scrolled at once.
     pub(crate) most_scrolled: Option<u64>,
+    /// What it says its version is, if not the usual one.
+    pub(crate) version: Option<&'static str>,
     /// Points of all upserts.
     pub(crate) upserted: usize,
 }
@@ -99,6 +101,13 @@ impl Qdrant {
 
     pub(crate) fn store(&self) -> MutexGuard<'_, Store> {
         self.store.lock().unwrap()
+    }
+
+    /// A point is gone, of those that it has, without anybody having asked for that.
+    pub(crate) fn lose_first_point(&self, collection: &str) {
+        let mut store = self.store();
+        let points = &mut store.collections.get_mut(collection).unwrap().points;
+        points.pop_first().unwrap();
     }
 
     /// Called before each request, with its method and path.
@@ -210,7 +219,10 @@ impl Store {
         let parts: Vec<_> = parts.iter().map(String::as_str).collect();
         let json: Value = serde_json::from_slice(body).unwrap_or_default();
         match (method, parts.as_slice()) {
-            ("GET", [""]) => Ok(json!({ "title": "scripted", "version": "1.19.0" })),
+            ("GET", [""]) => {
+                let version = self.version.unwrap_or("1.19.0");
+                Ok(json!({ "title": "scripted", "version": version }))
+            }
             ("GET", ["collections"]) => {
                 let names = self.collections.keys().map(|name| json!({ "name": name }));
                 Ok(json!({ "collections": names.collect::<Vec<_>>() }))

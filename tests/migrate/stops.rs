@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::door::{Door, State};
 use crate::qdrant::Fault;
 use crate::{Stage, exists, failed, wanted};
 
@@ -141,4 +142,72 @@ async fn a_collection_that_is_deleted_at_the_source_in_the_middle_ends_it() {
     let why = failed(stage.run(wanted()).await);
     assert!(why.contains("Collection `docs` doesn't exist"), "{why}");
     assert!(exists(&stage.state()));
+}
+
+/// A stage whose source is in that state from the second page that is written on.
+async fn shut(state: State) -> Stage {
+    let mut stage = Stage::with("docs", 3_000).await;
+    let door = Door::to(stage.source.address);
+    let (mut upserts, shut) = (0, door.state());
+    stage.target.before_each(move |_, what| {
+        upserts += usize::from(what == "PUT /collections/docs/points");
+        if upserts == 2 {
+            upserts += 1;
+            shut.send_replace(state);
+        }
+    });
+    stage.door = Some(door);
+    stage
+}
+
+#[tokio::test]
+async fn a_source_that_restarts_or_sleeps_in_the_middle_is_waited_for() {
+    for state in [State::Gone, State::Asleep] {
+        let stage = shut(state).await;
+        let door = stage.door.as_ref().unwrap().state();
+        let back = async {
+            let mut changes = door.subscribe();
+            changes.wait_for(|now| *now == state).await.unwrap();
+            // Longer than one try takes, and than the pause after it.
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            door.send_replace(State::Open);
+        };
+        let (report, ()) = tokio::join!(stage.run(wanted()), back);
+        let report = report.unwrap();
+        assert!(report.equal, "{state:?}: {report:?}");
+        stage.assert_same("docs");
+        assert_eq!(stage.target.store().upserted, 3_000, "{state:?}: each once");
+        assert!(!exists(&stage.state()));
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_does_not_come_back_ends_it_and_it_goes_on_when_it_does() {
+    let mut stage = shut(State::Gone).await;
+    stage.patience = Duration::from_millis(300);
+    let why = failed(stage.run(wanted()).await);
+    assert!(why.contains("refused"), "{why}");
+    assert!(exists(&stage.state()));
+    let door = stage.door.as_ref().unwrap().state();
+    door.send_replace(State::Open);
+    assert!(stage.run(wanted()).await.unwrap().equal);
+    stage.assert_same("docs");
+}
+
+#[tokio::test]
+async fn a_collection_that_is_deleted_at_the_target_in_the_middle_ends_it_and_is_made_anew() {
+    let stage = Stage::with("docs", 3_000).await;
+    let mut upserts = 0;
+    stage.target.before_each(move |store, what| {
+        upserts += usize::from(what == "PUT /collections/docs/points");
+        if upserts == 3 {
+            upserts += 1;
+            store.collections.remove("docs");
+        }
+    });
+    let why = failed(stage.run(wanted()).await);
+    assert!(why.contains("Collection `docs` doesn't exist"), "{why}");
+    // What was copied is gone with it: it is made anew.
+    assert!(stage.run(wanted()).await.unwrap().equal);
+    stage.assert_same("docs");
 }

@@ -168,14 +168,7 @@ async fn counts_compare_the_number_of_points_alone() {
         ..wanted()
     };
     assert!(stage.run(counts()).await.unwrap().equal);
-    stage
-        .target
-        .store()
-        .collections
-        .get_mut("docs")
-        .unwrap()
-        .points
-        .pop_first();
+    stage.target.lose_first_point("docs");
     let only = Wanted {
         verify: Verify::Counts,
         ..verify_only()
@@ -218,4 +211,84 @@ async fn strict_mode_of_the_source_makes_pages_smaller() {
     let report = stage.run(wanted()).await.unwrap();
     assert!(report.equal, "{report:?}");
     stage.assert_same("docs");
+}
+
+#[tokio::test]
+async fn versions_that_are_apart_are_told_and_the_points_are_the_same() {
+    for (source, target, told) in [
+        ("1.19.0", "1.19.3", false),
+        ("1.12.6", "1.19.0", true),
+        ("1.19.0", "2.0.0-rc1", true),
+        ("dev", "1.19.0", true),
+    ] {
+        let stage = Stage::with("docs", 50).await;
+        stage.source.store().version = Some(source);
+        stage.target.store().version = Some(target);
+        let report = stage.run(wanted()).await.unwrap();
+        assert!(report.equal, "{report:?}");
+        assert_eq!(!report.notes.is_empty(), told, "{source} {target}");
+        let words = format!("the source is a Qdrant {source}, the target {target}");
+        assert!(!told || report.notes[0].starts_with(&words), "{report:?}");
+        stage.assert_same("docs");
+    }
+}
+
+#[tokio::test]
+async fn ids_at_both_ends_of_their_kinds_arrive_in_their_order() {
+    let stage = Stage::with("docs", 0).await;
+    {
+        let mut store = stage.source.store();
+        let points = &mut store.collections.get_mut("docs").unwrap().points;
+        let uuid = |first: &str| format!("{first}0000000-0000-0000-0000-000000000000");
+        let ids = [
+            Id::Num(0),
+            Id::Num(1 << 53),
+            Id::Num((1 << 53) + 1),
+            Id::Num(u64::MAX),
+        ];
+        let uuids = ["0", "7", "8", "f"].map(|first| Id::Text(uuid(first)));
+        let last = Id::Text("ffffffff-ffff-ffff-ffff-ffffffffffff".to_owned());
+        for id in ids.into_iter().chain(uuids).chain([last]) {
+            let shown = match &id {
+                Id::Num(number) => json!(number),
+                Id::Text(text) => json!(text),
+            };
+            points.insert(
+                id,
+                json!({ "id": shown, "payload": {}, "vector": [0.5, 1.0, -2.0] }),
+            );
+        }
+    }
+    let report = stage.run(wanted()).await.unwrap();
+    assert!(report.equal, "{report:?}");
+    assert_eq!(report.collections[0].points, 9);
+    stage.assert_same("docs");
+}
+
+#[tokio::test]
+async fn every_odd_name_of_a_collection_is_that_collection() {
+    let stage = Stage::new().await;
+    let names = [
+        "a/b",
+        "日本語",
+        "a b?c#d",
+        "%2F",
+        "points",
+        "aliases",
+        "a\\b",
+    ];
+    for (place, name) in names.iter().enumerate() {
+        let made = collection(10 + place as u64);
+        let mut store = stage.source.store();
+        store.collections.insert((*name).to_owned(), made);
+        store
+            .aliases
+            .insert(format!("{name}/now"), (*name).to_owned());
+    }
+    let report = stage.run(wanted()).await.unwrap();
+    assert!(report.equal, "{report:?}");
+    for name in names {
+        stage.assert_same(name);
+    }
+    assert_eq!(stage.source.store().aliases, stage.target.store().aliases);
 }

@@ -279,6 +279,12 @@ const BACKEND: &[Row] = &[
         "with `url`: headers with secrets, such as `{ api-key = { env = \"QDRANT_KEY\" } }`",
     ),
     row(
+        "read_headers",
+        Shape::Secrets,
+        "`headers`",
+        "with `url`: what reads get instead while another backend is the active one, such as a read-only key",
+    ),
+    row(
         "ca",
         Shape::Text,
         "the public roots",
@@ -321,6 +327,18 @@ const SERVICE: &[Row] = &[
         Shape::Address,
         "none",
         "an address of its own, where the service is at `/`: `127.0.0.1:6333`; a change needs a restart",
+    ),
+    row(
+        "listen_grpc",
+        Shape::Address,
+        "none",
+        "kind qdrant: an address for its gRPC, HTTP/2 without TLS: `127.0.0.1:6334`; a change needs a restart",
+    ),
+    row(
+        "grpc_port",
+        Shape::Port,
+        "6334",
+        "kind qdrant: its gRPC port, the same on every backend, one with a `url` too",
     ),
     row(
         "fallback",

@@ -117,6 +117,24 @@ fn each_mistake_in_a_url_backend_is_told_with_its_remedy() {
             "E014",
             "needs a url",
         ),
+        (
+            "read_headers = { api-key = { env = \"K\" } }",
+            "",
+            "E014",
+            "needs a url",
+        ),
+        (
+            "url = \"https://q.example\", read_headers = { host = { env = \"K\" } }",
+            LISTED,
+            "E014",
+            "no header \"host\"",
+        ),
+        (
+            "url = \"https://q.example\", read_headers = { api-key = { env = \"ABSENT\" } }",
+            LISTED,
+            "E020",
+            "ABSENT is not set",
+        ),
         ("ca = \"x.pem\"", "", "E014", "needs a url"),
         (
             "url = \"http://q.example\", ca = \"x.pem\"",
@@ -176,6 +194,9 @@ fn credentials_that_go_unencrypted_are_a_warning() {
             .collect::<Vec<_>>()
     };
     assert_eq!(with("url = \"http://q.example\""), ["W009"]);
+    let reads = "url = \"http://q.example\", read_headers = { api-key = { env = \"K\" } }";
+    let snapshot = good(&cloud(reads, LISTED), &[("K", "canary")]);
+    assert_eq!(warnings(&snapshot)[0].0, "W009");
     assert_eq!(with("url = \"https://q.example\""), Vec::<&str>::new());
     assert_eq!(with("url = \"http://localhost:1\""), Vec::<&str>::new());
     assert_eq!(
@@ -363,6 +384,28 @@ fn changes_of_urls_addresses_and_effects_are_told_and_secrets_only_that_they_cha
     assert_eq!(
         told(&text("https://a.example"), "canary-2"),
         ["cloud gets another secret in the header api-key"]
+    );
+    let reads = |value: &str| {
+        let backend = "headers = { api-key = { env = \"K\" } }";
+        let with = format!("{backend}, read_headers = {{ api-key = {{ env = \"{value}\" }} }}");
+        let read = text("https://a.example").replace(backend, &with);
+        good(&read, &[("K", "canary-1"), ("R", "canary-3")])
+    };
+    let other = "cloud, for reads while it is not the active one,";
+    assert_eq!(
+        changes(&old, &reads("R")),
+        [format!("{other} gets the header api-key")]
+    );
+    assert_eq!(
+        changes(&reads("R"), &reads("K")),
+        [format!("{other} gets another secret in the header api-key")]
+    );
+    assert_eq!(
+        changes(&reads("R"), &old),
+        [
+            format!("{other} no longer gets the header api-key"),
+            format!("{other} gets the headers of all requests"),
+        ]
     );
     let token = |text: String| format!("{text}[listen]\ntoken = {{ env = \"K\" }}\n");
     let base = text("https://a.example");

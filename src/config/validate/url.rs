@@ -54,7 +54,10 @@ pub(super) fn read(
     problems: &mut Problems<'_>,
 ) -> Option<Site> {
     if !table.has("url") {
-        for key in ["headers", "ca"].into_iter().filter(|key| table.has(key)) {
+        for key in ["headers", "read_headers", "ca"]
+            .into_iter()
+            .filter(|key| table.has(key))
+        {
             let message = format!("backends.{}.{key} needs a url", name.value);
             problems
                 .at(codes::VALUE, table.span_of(key), message)
@@ -91,16 +94,13 @@ pub(super) fn read(
                 .help(help)
                 .fix(fix);
             // It stays one with a url, so that nothing else is said of it.
-            return Some(site(false, (name.value.clone(), None), Vec::new(), None));
+            return Some(site(false, (name.value.clone(), None), None));
         }
     };
-    let headers = headers(scope, name, table, problems);
-    let site = site(
-        secure,
-        authority,
-        headers,
-        roots(name, table, secure, problems),
-    );
+    let mut site = site(secure, authority, roots(name, table, secure, problems));
+    let mut read = |key| headers(scope, key, name, table, problems);
+    site.url.headers = read("headers").unwrap_or_default();
+    site.url.read_headers = read("read_headers");
     in_the_clear(&site, table, problems);
     Some(site)
 }
@@ -165,7 +165,6 @@ fn authority(text: &str) -> Option<(String, Option<u16>)> {
 fn site(
     secure: bool,
     (host, port): (String, Option<u16>),
-    headers: Vec<(HeaderName, Secret)>,
     roots: Option<Vec<CertificateDer<'static>>>,
 ) -> Site {
     let usual = if secure { 443 } else { 80 };
@@ -184,7 +183,8 @@ fn site(
         secure,
         port,
         authority,
-        headers,
+        headers: Vec::new(),
+        read_headers: None,
         roots,
     };
     Site { url, host }
@@ -192,13 +192,12 @@ fn site(
 
 fn headers(
     scope: &Scope<'_>,
+    key: &str,
     backend: &At<String>,
     table: &Table,
     problems: &mut Problems<'_>,
-) -> Vec<(HeaderName, Secret)> {
-    let Some(written) = table.get::<&[(At<String>, At<Kept>)]>("headers") else {
-        return Vec::new();
-    };
+) -> Option<Vec<(HeaderName, Secret)>> {
+    let written = table.get::<&[(At<String>, At<Kept>)]>(key)?;
     let mut headers: Vec<(HeaderName, Secret)> = Vec::new();
     for (name, kept) in written.value {
         let header = HeaderName::from_bytes(name.value.as_bytes()).ok();
@@ -217,7 +216,7 @@ fn headers(
             super::twice(header.as_str(), &name.span, problems);
             continue;
         }
-        let what = format!("backends.{}.headers.{header}", backend.value);
+        let what = format!("backends.{}.{key}.{header}", backend.value);
         let kept = At {
             value: &kept.value,
             span: kept.span.clone(),
@@ -225,7 +224,7 @@ fn headers(
         let secret = secrets::read(scope, &what, &kept, problems);
         headers.extend(secret.map(|secret| (header, secret)));
     }
-    headers
+    Some(headers)
 }
 
 /// The certificates of a `ca` file.
@@ -289,13 +288,19 @@ fn in_the_clear(site: &Site, table: &Table, problems: &mut Problems<'_>) {
         || table
             .get::<&str>("dial")
             .is_some_and(|word| word.value == "tailnet");
-    if !site.url.secure && !site.url.headers.is_empty() && !inside {
+    let read = site.url.read_headers.as_deref().unwrap_or_default();
+    let key = match (site.url.headers.is_empty(), read.is_empty()) {
+        (false, _) => "headers",
+        (true, false) => "read_headers",
+        (true, true) => return,
+    };
+    if !site.url.secure && !inside {
         let https = site.url.origin().replacen("http://", "https://", 1);
         let fix = Fix::string(problems.text(), table.span_of("url"), &https);
         problems
             .at(
                 codes::IN_THE_CLEAR,
-                table.span_of("headers"),
+                table.span_of(key),
                 format!("these headers go to {} unencrypted", site.url.origin()),
             )
             .help("write https:// if the server speaks it, or dial = \"tailnet\"")
@@ -413,7 +418,7 @@ mod tests {
             ),
         ] {
             let (is_secure, authority_) = parts(url).unwrap();
-            let site = site(is_secure, authority_, Vec::new(), None);
+            let site = site(is_secure, authority_, None);
             assert_eq!(
                 (
                     is_secure,

@@ -2,7 +2,9 @@
 
 pub(crate) mod app;
 pub(crate) mod client;
+pub(crate) mod grpc;
 pub(crate) mod http;
+pub(crate) mod ledger;
 pub(crate) mod log;
 pub(crate) mod tailscaled;
 pub(crate) mod time;
