@@ -2,6 +2,10 @@
 //!
 //! Three real instances share one file, before two Qdrants with the real engine, under steady load.
 //! Needs the Python of the rig, as `engine` does.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "clients are threads of no runtime, and pause between requests as clients do"
+)]
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -11,11 +15,12 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::Method;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::binary::texts;
 use crate::engine::{Engine, python, skip};
@@ -344,65 +349,28 @@ async fn the_date_passes_the_data_moves_then_reads_then_writes_and_nothing_is_lo
     stage.planned(SignedDuration::from_secs(8));
     let instances = [(); 3].map(|()| Instance::start(&stage.file));
     let load = Load::on(&instances);
-
-    // Days before: said, and nothing else.
-    let said = instances[0].says("warned", lacks);
-    assert_eq!(said["active"]["backend"], OLD);
-    assert_eq!(said["next_switch"]["lacks"], json!(["collection papers"]));
-
-    for (command, words) in [
-        (
-            &["check", "--live", "--config"][..],
-            "; lacks collection papers; the switch of ",
-        ),
-        (
-            &["explain", "--timeline", "--config"],
-            "writes stay); to be held: mac-dev1 lacks collection papers",
-        ),
-    ] {
-        let said = stage.said(instances[0].admin, command);
-        assert!(said.contains(words), "{said}");
-    }
-
-    // The date passes: served by whom the data is with, and said so, by one that began later, too.
+    is_told_before(&stage, &instances[0]);
     for instance in &instances {
         instance.says("held", |said| said["active"]["why"] == "held");
     }
+    // One that began later says the same.
     let late = Instance::start(&stage.file);
     late.says("knowing", lacks);
     for instance in instances.iter().chain([&late]) {
-        let status = instance.status();
-        let said = &status["services"][0];
-        assert_eq!(
-            (&said["active"]["backend"], &said["writes"]["backend"]),
-            (&json!(OLD), &json!(OLD))
-        );
-        let summary = status["summary"][0].as_str().unwrap();
-        let command = format!(
-            "{NEW} lacks collection papers: `tailhop migrate --from {OLD} --to {NEW} --pin`"
-        );
-        assert!(summary.contains(&command), "{summary}");
+        says_what_to_do(instance);
     }
 
     // The data moves: reads follow it, writes do not. It is written to all the while, so that both
     // are not the same in the end.
     let copied = stage.migrate(instances[0].admin, &[]);
-    assert!(
-        matches!(copied.status.code(), Some(0 | 1)),
-        "{}",
-        texts(&copied).1
-    );
-    for instance in &instances {
-        let said = instance.says("moved", |said| said["active"]["backend"] == NEW);
-        assert_eq!(
-            (&said["active"]["why"], &said["writes"]["backend"]),
-            (&json!("schedule"), &json!(OLD))
-        );
-    }
-    // One that begins now agrees on who owns the writes.
+    let code = copied.status.code();
+    assert!(matches!(code, Some(0 | 1)), "{}", texts(&copied).1);
     let later = Instance::start(&stage.file);
-    later.says("moved", |said| said["active"]["backend"] == NEW);
-    assert_eq!(later.qdrant()["writes"]["backend"], OLD);
+    for instance in instances.iter().chain([&later]) {
+        let said = instance.says("moved", |said| said["active"]["backend"] == NEW);
+        assert_eq!(said["active"]["why"], "schedule");
+        assert_eq!(said["writes"]["backend"], OLD);
+    }
 
     let more = if stage.state().exists() {
         "--resume"
@@ -418,8 +386,38 @@ async fn the_date_passes_the_data_moves_then_reads_then_writes_and_nothing_is_lo
         });
     }
     thread::sleep(Duration::from_secs(1));
-    let seen = load.end();
-    nothing_was_lost(&stage, &seen).await;
+    nothing_was_lost(&stage, &load.end()).await;
+}
+
+/// Days before: said, and nothing else.
+fn is_told_before(stage: &Stage, instance: &Instance) {
+    let said = instance.says("warned", lacks);
+    assert_eq!(said["active"]["backend"], OLD);
+    assert_eq!(said["next_switch"]["lacks"], json!(["collection papers"]));
+    let check: &[&str] = &["check", "--live", "--config"];
+    let timeline: &[&str] = &["explain", "--timeline", "--config"];
+    for (command, words) in [
+        (check, "; lacks collection papers; the switch of "),
+        (
+            timeline,
+            "writes stay); to be held: mac-dev1 lacks collection papers",
+        ),
+    ] {
+        let said = stage.said(instance.admin, command);
+        assert!(said.contains(words), "{said}");
+    }
+}
+
+/// The date has passed: who serves, who owns the writes, and what is to be done.
+fn says_what_to_do(instance: &Instance) {
+    let status = instance.status();
+    let said = &status["services"][0];
+    assert_eq!(said["active"]["backend"], OLD);
+    assert_eq!(said["writes"]["backend"], OLD);
+    let summary = status["summary"][0].as_str().unwrap();
+    let words = "mac-dev1 lacks collection papers: \
+                 `tailhop migrate --from macbook-m1 --to mac-dev1 --pin`";
+    assert!(summary.contains(words), "{summary}");
 }
 
 /// No search was without results, and each acknowledged write is at the owner; none was sent to two.
@@ -458,32 +456,7 @@ async fn nothing_was_lost(stage: &Stage, seen: &Seen) {
     let twice = has(&stage.old, &after).await;
     assert_eq!(twice, BTreeSet::new(), "written to both");
 
-    let first_read = seen
-        .searches
-        .iter()
-        .filter(|(_, by)| by == NEW)
-        .map(|(at, _)| *at)
-        .min();
-    let first_write = seen
-        .written
-        .iter()
-        .filter(|(_, by, _)| by == NEW)
-        .map(|(at, ..)| *at)
-        .min();
-    assert!(
-        first_read.unwrap() < first_write.unwrap(),
-        "reads move first"
-    );
-    let last_of_old = seen
-        .written
-        .iter()
-        .filter(|(_, by, _)| by == OLD)
-        .map(|(at, ..)| *at)
-        .max();
-    assert!(
-        last_of_old.unwrap() < first_write.unwrap(),
-        "no two own the writes at a time"
-    );
+    in_order(seen);
     let _ = writeln!(
         std::io::stderr(),
         "{} searches, {} + {} writes, {} times held",
@@ -492,4 +465,17 @@ async fn nothing_was_lost(stage: &Stage, seen: &Seen) {
         after.len(),
         seen.held
     );
+}
+
+/// Reads moved, and later writes; at no time did two own them.
+fn in_order(seen: &Seen) {
+    let written = |name: &'static str| {
+        let by = seen.written.iter().filter(move |(_, by, _)| by == name);
+        by.map(|(at, ..)| *at)
+    };
+    let searches = seen.searches.iter().filter(|(_, by)| by == NEW);
+    let first_read = searches.map(|(at, _)| *at).min().unwrap();
+    let first_write = written(NEW).min().unwrap();
+    assert!(first_read < first_write);
+    assert!(written(OLD).max().unwrap() < first_write);
 }
