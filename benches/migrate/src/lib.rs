@@ -1,0 +1,3 @@
+//! What both programs of the measurement share.
+
+pub mod http;
