@@ -95,6 +95,11 @@ fn of_collections(method: &str) -> Meaning {
     }
 }
 
+/// Whether `path` names a method of the packages that Qdrant serves, known or not.
+pub fn names_method(path: &str) -> bool {
+    path.starts_with("/qdrant.") || path.starts_with("/grpc.")
+}
+
 /// Whether a request or an answer with these headers is one of gRPC. `application/grpc-web` is not.
 pub fn is_call(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(media_type);

@@ -2,8 +2,8 @@
 //! connection of its own.
 //!
 //! Asked when it comes up, after what changes that, after a freeze, when another configuration
-//! holds, and every [`EVERY`]. Invariant: it is no probe. What fails here says nothing about the endpoint, and what was told
-//! before holds until something else is told.
+//! holds, and every 15 s. Invariant: it is no probe. What fails here says nothing about the
+//! endpoint, and what was told before holds until something else is told.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use h2::Reason;
 
-use crate::support::app::{Stage, stage_with};
+use crate::support::app::{LOCAL, Stage, stage_with};
+use crate::support::client::Client;
 use crate::support::grpc::{Act, Caller, Server, message};
 
 mod faults;
@@ -289,5 +290,36 @@ async fn a_stream_that_was_refused_goes_again_to_the_same_backend_even_if_it_wri
     );
     assert_eq!(scene.servers[0].counts().calls, 2);
     assert_eq!(scene.servers[1].counts().calls, 0);
+    scene.ends_clean().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn explain_and_status_say_what_becomes_of_a_call() {
+    let scene = scene().await;
+    let app = &scene.stage.app;
+    let address = app.status().await["services"][1]["listen_grpc"].clone();
+    assert_eq!(address, "127.0.0.1:0", "as the file says");
+    let mut admin = Client::connect(app.admin).await;
+    for (path, effect, reason) in [
+        (READ, "read", "active:default"),
+        (WRITE, "write", "active:default"),
+        ("/qdrant.Points/Newer", "admin", "active:default"),
+    ] {
+        let target = format!("/explain?method=POST&path={path}");
+        let said = admin.ask("GET", &target, &[LOCAL], b"").await.json();
+        assert_eq!(said["effect"], effect, "{said:#}");
+        assert_eq!(
+            (&said["service"], &said["grpc"]),
+            (&"qdrant".into(), &address)
+        );
+        assert_eq!(said["upstream_path"], path);
+        let reply = scene.caller.call(path, b"x").await;
+        assert_eq!(
+            reply.says("x-tailhop-backend"),
+            said["candidates"][0]["backend"]
+        );
+        assert_eq!(reply.says("x-tailhop-reason"), reason);
+        assert_eq!(said["candidates"][0]["reason"], reason);
+    }
     scene.ends_clean().await;
 }
