@@ -36,7 +36,6 @@ use crate::request::{self, Proxy};
 use crate::supervise::{self, Serving, Signals, Supervisor};
 use crate::tailnet::Tailnet;
 use crate::words::clock::Clock;
-use crate::words::names::ServiceName;
 
 /// How long the last access lines may take.
 const FLUSH: Duration = Duration::from_millis(200);
@@ -86,7 +85,7 @@ pub struct App {
     hangups: Hangups,
     clock: Clock,
     data: TcpListener,
-    ports: Vec<(ServiceName, TcpListener)>,
+    ports: Vec<(Door, TcpListener)>,
     admin: TcpListener,
     started: Timestamp,
     instance: String,
@@ -166,8 +165,16 @@ impl App {
 
     /// The address of a service's own, if it has one.
     pub fn service_address(&self, service: &str) -> Option<SocketAddr> {
-        let mut ports = self.ports.iter();
-        let (_, listener) = ports.find(|(name, _)| name.as_str() == service)?;
+        self.address_of(|door| matches!(door, Door::Service(name) if name.as_str() == service))
+    }
+
+    /// The address for a service's gRPC, if it has one.
+    pub fn grpc_address(&self, service: &str) -> Option<SocketAddr> {
+        self.address_of(|door| matches!(door, Door::Grpc(name) if name.as_str() == service))
+    }
+
+    fn address_of(&self, is: impl Fn(&Door) -> bool) -> Option<SocketAddr> {
+        let (_, listener) = self.ports.iter().find(|(door, _)| is(door))?;
         listener.local_addr().ok()
     }
 
@@ -219,7 +226,7 @@ impl App {
         let data = DataHalf {
             proxy: Arc::new(Proxy::new(shared.0, shared.1, shared.2, log, clock)),
             doors: std::iter::once((Door::Main, self.data))
-                .chain((self.ports.into_iter()).map(|(name, at)| (Door::Service(name), at)))
+                .chain(self.ports)
                 .collect(),
             draining: self.draining.subscribe(),
         };
@@ -444,9 +451,13 @@ fn announce(app: &App) {
             "the stand-in configuration is in use; writes of data services are refused"
         );
     }
-    for (service, listener) in &app.ports {
+    for (door, listener) in &app.ports {
         let address = listener.local_addr().ok().map(tracing::field::display);
-        info!(%service, address, "listening for one service");
+        match door {
+            Door::Grpc(service) => info!(%service, address, "listening for gRPC"),
+            Door::Service(service) => info!(%service, address, "listening for one service"),
+            Door::Main => {}
+        }
     }
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -464,14 +475,18 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
 }
 
 /// The services' own addresses.
-fn ports(snapshot: &Snapshot) -> Result<Vec<(ServiceName, TcpListener)>, StartError> {
+fn ports(snapshot: &Snapshot) -> Result<Vec<(Door, TcpListener)>, StartError> {
     let services = snapshot.services.iter();
-    services
-        .filter_map(|service| Some((&service.name, service.listen?)))
-        .map(|(name, address)| {
-            let listener = listen(&format!("services.{name}.listen"), address)?;
-            Ok((name.clone(), listener))
-        })
+    let own = services.flat_map(|service| {
+        let (name, other) = (service.name.clone(), service.name.clone());
+        [
+            ("listen", service.listen, Door::Service(name)),
+            ("listen_grpc", service.listen_grpc, Door::Grpc(other)),
+        ]
+        .map(|(key, at, door)| Some((format!("services.{}.{key}", service.name), at?, door)))
+    });
+    own.flatten()
+        .map(|(key, address, door)| Ok((door, listen(&key, address)?)))
         .collect()
 }
 

@@ -15,7 +15,18 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from proxies import KeptTailhop, ManyTailhop, ModelTailhop, PlainAgain, PlainTailhop, Proxy, Tailhop
+from proxies import (
+    Envoy,
+    GrpcEnvoy,
+    GrpcTailhop,
+    KeptTailhop,
+    ManyTailhop,
+    ModelTailhop,
+    PlainAgain,
+    PlainTailhop,
+    Proxy,
+    Tailhop,
+)
 from tools import ROOT, Missing, Peer, Process, accepts, say
 
 READ = ("GET", "/qdrant/collections/papers")
@@ -77,8 +88,10 @@ class Stage:
 
 def make(stage: Stage, kind: type[Proxy]) -> Proxy:
     """A proxy that is not started yet."""
-    base = Tailhop if issubclass(kind, Tailhop) else kind
-    return kind(stage.proxies[base], stage.folder, stage.ports)
+    binary = next((it for base, it in stage.proxies.items() if issubclass(kind, base)), None)
+    if binary is None:
+        raise Missing(f"{kind.name} is not here, or was not asked for")
+    return kind(binary, stage.folder, stage.ports)
 
 
 def cpu(stage: Stage) -> list[Figure]:
@@ -115,6 +128,32 @@ def whole(result: dict, requests: int | None = None) -> dict:
     if result["failed"] or (requests and result["answered"] != requests):
         raise RuntimeError(f"requests failed: {result}")
     return result
+
+
+def grpc(stage: Stage) -> list[Figure]:
+    """CPU of a unary gRPC call, against Envoy: one at a time, and many on few connections."""
+    # As an app with one client does, and as one with many threads.
+    rows = [("one at a time", 1, 1, 4_000), ("4 connections, 16 at once on each", 4, 16, 20_000)]
+    figures = [Figure(f"CPU a gRPC call: {what}", "us", Envoy.name) for what, *_ in rows]
+    with stage.running([GrpcTailhop, GrpcEnvoy]) as running:
+        for number in range(stage.rounds + 1):
+            for figure, (_, connections, at_once, calls) in zip(figures, rows, strict=True):
+                for proxy, process in running:
+                    took = cpu_of_calls(stage, proxy, process, (connections, at_once), calls)
+                    # The first round only warms up.
+                    if number:
+                        figure.add(proxy.name, took)
+    return figures
+
+
+def cpu_of_calls(stage: Stage, proxy: Proxy, process: Process, way: tuple, calls: int) -> float:
+    """CPU of a proxy for one call, in microseconds."""
+    calls = stage.count(calls)
+    with stage.load(proxy.calls, ("calls", "/qdrant.Points/Query", *way, calls)) as load:
+        load.until_ready()
+        before = process.cpu()
+        whole(load.go(), calls)
+        return (process.cpu() - before) / calls
 
 
 def syscalls(stage: Stage) -> list[Figure]:
@@ -382,5 +421,6 @@ def tailnet(stage: Stage) -> list[Figure]:
 
 
 PARTS = {
-    part.__name__: part for part in (cpu, syscalls, memory, tokens, models, start, scale, reloads, tailnet)
+    part.__name__: part
+    for part in (cpu, grpc, syscalls, memory, tokens, models, start, scale, reloads, tailnet)
 }

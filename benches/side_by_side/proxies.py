@@ -27,7 +27,8 @@ class Proxy:
         self.binary, self.origin = binary, origin
         self.folder = folder / self.name
         self.folder.mkdir()
-        self.port, self.other_port = free_ports(2)
+        # `calls` is where gRPC is spoken, if it is.
+        self.port, self.other_port, self.calls = free_ports(3)
 
     def start(self) -> Process:
         """Starts it; returns when it accepts."""
@@ -61,10 +62,10 @@ class Proxy:
 
     def fields(self) -> dict:
         """What the texts of configurations need."""
-        ollama, qdrant = self.origin
+        ollama, qdrant, grpc = self.origin
         return {
             "port": self.port, "admin": self.other_port, "ollama": ollama, "qdrant": qdrant,
-            "folder": self.folder,
+            "grpc": grpc, "calls": self.calls, "folder": self.folder,
         }  # fmt: skip
 
 
@@ -136,6 +137,14 @@ class ManyTailhop(Tailhop):
         route = '[[routes]]\npath = "/{}"\nservice = "{}"\n'
         routes = [route.format(f"team-{n:04}/ollama", "ollama") for n in range(self.ROUTES - 2)]
         return text + "".join([*routes, *(route.format(s, s) for s in ("ollama", "qdrant"))])
+
+
+class GrpcTailhop(Tailhop):
+    """tailhop with an address for gRPC."""
+
+    def text(self) -> str:
+        more = 'qdrant = {{ grpc_port = {grpc}, listen_grpc = "127.0.0.1:{calls}",'
+        return super().text().replace("qdrant = {", more.format(**self.fields()))
 
 
 class Nginx(Proxy):
@@ -229,13 +238,21 @@ class Envoy(Proxy):
     """Envoy; its file log gathers lines by itself, its limits are lifted."""
 
     name = "envoy"
+    codec, spoken = "HTTP1", ""
+    checks = {
+        "ollama": 'http_health_check: { path: "/api/version" }',
+        "qdrant": 'http_health_check: { path: "/readyz" }',
+    }
+    route = """
+              - match: {{ prefix: "/{name}/" }}
+                route: {{ cluster: {name}, prefix_rewrite: "/", timeout: 0s }}"""
     cluster = """
   - name: {name}
     connect_timeout: 10s
     circuit_breakers: {{ thresholds: [ {{ max_connections: 10000, max_requests: 10000,
       max_pending_requests: 10000 }} ] }}
     health_checks: [ {{ timeout: 2s, interval: 5s, unhealthy_threshold: 2, healthy_threshold: 1,
-      http_health_check: {{ path: "{probe}" }} }} ]
+      {check} }} ]{spoken}
     load_assignment:
       cluster_name: {name}
       endpoints:
@@ -256,7 +273,7 @@ static_resources:
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: data
-          codec_type: HTTP1
+          codec_type: {codec}
           stream_idle_timeout: 600s
           access_log:
           - name: file
@@ -277,25 +294,41 @@ static_resources:
             virtual_hosts:
             - name: all
               domains: ["*"]
-              routes:
-              - match: {{ prefix: "/ollama/" }}
-                route: {{ cluster: ollama, prefix_rewrite: "/", timeout: 0s }}
-              - match: {{ prefix: "/qdrant/" }}
-                route: {{ cluster: qdrant, prefix_rewrite: "/", timeout: 0s }}
+              routes:{routes}
   clusters:{clusters}
 """
 
     def command(self) -> list:
-        fields = self.fields()
-        rows = (("ollama", "/api/version"), ("qdrant", "/readyz"))
+        fields, spoken = self.fields(), self.spoken
+        routes = "".join(self.route.format(name=name) for name in self.checks)
         clusters = "".join(
-            self.cluster.format(name=name, probe=probe, upstream=fields[name])
-            for name, probe in rows
+            self.cluster.format(name=name, check=check, upstream=fields[name], spoken=spoken)
+            for name, check in self.checks.items()
         )
-        config = self.write("envoy.yaml", self.config.format(clusters=clusters, **fields))
+        more = {"codec": self.codec, "routes": routes, "clusters": clusters}
+        config = self.write("envoy.yaml", self.config.format(**more, **fields))
         return [
             self.binary, "-c", config, "--concurrency", "1", "--disable-hot-restart", "-l", "warn",
         ]  # fmt: skip
+
+
+class GrpcEnvoy(Envoy):
+    """Envoy for gRPC alone, by HTTP/2; its checks only see whether the origin accepts."""
+
+    codec = "HTTP2"
+    checks = {"grpc": "tcp_health_check: {}"}
+    route = """
+              - match: {{ prefix: "/" }}
+                route: {{ cluster: {name}, timeout: 0s }}"""
+    spoken = """
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: { http2_protocol_options: {} }"""
+
+    def __init__(self, binary: Path, folder: Path, origin: list[int]):
+        super().__init__(binary, folder, origin)
+        self.calls = self.port
 
 
 def binaries(names: list[str], tailhop: Path) -> dict[type[Proxy], Path | Missing]:

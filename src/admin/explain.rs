@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
 use http::{Method, StatusCode};
 use jiff::Timestamp;
@@ -14,8 +15,9 @@ use super::status::{Coming, comings, show_time};
 use super::{Admin, Answer, TEXT, json, reply};
 use crate::api;
 use crate::api::collections::collection_of;
+use crate::api::grpc;
 use crate::config::instant;
-use crate::config::snapshot::{BackendId, Route, ServiceId, Snapshot, Timeouts};
+use crate::config::snapshot::{BackendId, Route, Service, ServiceId, Snapshot, Timeouts};
 use crate::plan::candidates::{Plan, plan};
 use crate::plan::known::Known;
 use crate::plan::reason::Refusal;
@@ -87,6 +89,8 @@ pub struct Explanation {
     pub upstream_path: Option<String>,
     /// The address of the service's own.
     pub listen: Option<String>,
+    /// The address of its gRPC, of a call of a method there.
+    pub grpc: Option<String>,
     /// What the request may do.
     pub effect: Option<&'static str>,
     /// The rule of the file that says so.
@@ -181,10 +185,27 @@ pub fn explain(
         None => match_route(snapshot, path),
         Some(name) => own(snapshot, name),
     };
-    match route {
-        None => nothing,
-        Some(route) => nothing.of(snapshot, route, question, &told(route)),
+    match (called(snapshot, question.service, path), route) {
+        (Some((service, address)), _) => {
+            let grpc = Some(address.to_string());
+            Explanation { grpc, ..nothing }.of(snapshot, &service.whole, question, told)
+        }
+        (None, Some(route)) => nothing.of(snapshot, route, question, told),
+        (None, None) => nothing,
     }
+}
+
+/// The service whose gRPC has a method of this path, and its address.
+fn called<'s>(
+    snapshot: &'s Snapshot,
+    named: Option<&str>,
+    path: &str,
+) -> Option<(&'s Service, SocketAddr)> {
+    let is_meant = |service: &&Service| named.is_none_or(|name| service.name.as_str() == name);
+    let mut meant = snapshot.services.iter().filter(is_meant);
+    meant
+        .find_map(|service| Some((service, service.listen_grpc?)))
+        .filter(|_| grpc::names_method(path))
 }
 
 /// The route of a service's own address.
@@ -205,6 +226,7 @@ impl Explanation {
             service: None,
             upstream_path: None,
             listen: None,
+            grpc: None,
             effect: None,
             rule: None,
             op: None,
@@ -223,11 +245,16 @@ impl Explanation {
         snapshot: &Snapshot,
         route: &Route,
         question: &Question<'_>,
-        told: &[Told],
+        told: impl FnOnce(&Route) -> Vec<Told>,
     ) -> Self {
+        let told = &told(route)[..];
         let service = snapshot.service(route.service);
         let upstream = upstream_path(route, service.kind, &self.path).into_owned();
-        let (meaning, rule) = meaning(route, service.kind, question.method, &upstream);
+        let (meaning, rule) = if self.grpc.is_some() {
+            (grpc::meaning(&self.path), None)
+        } else {
+            meaning(route, service.kind, question.method, &upstream)
+        };
         let known: Vec<_> = told.iter().map(|told| told.known).collect();
         let plan = plan(snapshot, route.service, meaning, &known, question.at);
         self.route = Some(route.path.clone());
@@ -275,7 +302,9 @@ impl Explanation {
             let _ = writeln!(text, "  {what:<9} {words}");
         };
         say("route", format!("{route} to service {}", or(&self.service)));
-        if let Some(listen) = &self.listen {
+        if let Some(grpc) = &self.grpc {
+            say("gRPC on", grpc.clone());
+        } else if let Some(listen) = &self.listen {
             say("also on", format!("{listen}, without a prefix"));
         }
         say("upstream", or(&self.upstream_path));

@@ -255,6 +255,9 @@ pub struct Service {
     /// The address of its own, without a prefix.
     #[serde(default)]
     pub listen: Option<String>,
+    /// The address of its gRPC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen_grpc: Option<String>,
     /// Whom orders and schedule name for reads and inference.
     pub active: Named,
     /// Whom they name for writes.
@@ -484,6 +487,7 @@ impl View<'_> {
             kind: service.kind.to_string(),
             routes: routes.map(|route| route.path.clone()).collect(),
             listen: service.listen.map(|address| address.to_string()),
+            listen_grpc: service.listen_grpc.map(|address| address.to_string()),
             active: named(Effect::Read),
             writes: named(Effect::Write),
             writes_refused: refusal(snapshot, id, Effect::Write, self.now)

@@ -95,6 +95,11 @@ fn of_collections(method: &str) -> Meaning {
     }
 }
 
+/// Whether `path` names a method of the packages that Qdrant serves, known or not.
+pub fn names_method(path: &str) -> bool {
+    path.starts_with("/qdrant.") || path.starts_with("/grpc.")
+}
+
 /// Whether a request or an answer with these headers is one of gRPC. `application/grpc-web` is not.
 pub fn is_call(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(media_type);
@@ -129,6 +134,77 @@ pub fn says_not_there(body: &[u8]) -> bool {
     // collections_service.proto: CollectionExistsResponse { result = 1: { exists = 1: bool } }.
     // Fields are written in order, and `false` is not written at all.
     message.len() == length && matches!(message, [0x0a, 0, ..] | [0x0a, 2, 0x08, 0, ..])
+}
+
+/// The status by which HTTP would have said what an answer ends with, for logs and metrics: as the
+/// gateways that translate between them have it (google/rpc/code.proto). `None`: it went well, or says
+/// nothing.
+pub fn status(trailers: &HeaderMap) -> Option<StatusCode> {
+    let status = match trailers.get(STATUS)?.as_bytes() {
+        b"0" => return None,
+        b"1" => 499,
+        b"3" | b"9" | b"11" => 400,
+        b"4" => 504,
+        b"5" => 404,
+        b"6" | b"10" => 409,
+        b"7" => 403,
+        b"8" => 429,
+        b"12" => 501,
+        b"14" => 503,
+        b"16" => 401,
+        _ => 500,
+    };
+    StatusCode::from_u16(status).ok()
+}
+
+/// Whether a client that calls the method at `path` sends one message, and only then reads: all that
+/// Qdrant has, but for reflection. What is not known may be anything.
+pub fn sends_one_message(path: &str) -> bool {
+    path.starts_with("/qdrant.") || path.starts_with("/grpc.health.v1.Health/")
+}
+
+/// Whether a backend must not compress what it answers, as we have to read it.
+pub fn is_read_along(path: &str) -> bool {
+    path == EXISTS
+}
+
+/// Follows the messages of one direction, to know whether the last one is whole.
+#[derive(Debug, Default)]
+pub struct Messages {
+    /// Bytes of the prefix of the next message that came.
+    prefix: [u8; 5],
+    came: usize,
+    /// Bytes of the message that are still to come.
+    left: usize,
+}
+
+impl Messages {
+    /// More of it came.
+    pub fn see(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let skipped = self.left.min(bytes.len());
+            self.left -= skipped;
+            bytes = &bytes[skipped..];
+            while let [first, rest @ ..] = bytes
+                && self.left == 0
+            {
+                self.prefix[self.came] = *first;
+                self.came += 1;
+                bytes = rest;
+                if let [_, length @ ..] = self.prefix
+                    && self.came == 5
+                {
+                    self.left = u32::from_be_bytes(length) as usize;
+                    self.came = 0;
+                }
+            }
+        }
+    }
+
+    /// Whether it may end here.
+    pub const fn is_whole(&self) -> bool {
+        self.left == 0 && self.came == 0
+    }
 }
 
 /// The codes that errors of ours use.

@@ -162,7 +162,15 @@ impl<'a> Segments<'a> {
             parts: [""; MOST],
             count: 0,
         };
-        for part in path.split('/').filter(|part| !part.is_empty()) {
+        let mut rest = path;
+        while !rest.is_empty() {
+            // A byte by byte look is the fastest at parts of a few bytes.
+            let end = rest.bytes().position(|byte| byte == b'/');
+            let (part, after) = end.map_or((rest, ""), |end| (&rest[..end], &rest[end + 1..]));
+            rest = after;
+            if part.is_empty() {
+                continue;
+            }
             if cut.count == MOST {
                 // Longer than anything known: no table matches what is not a route.
                 return Self {

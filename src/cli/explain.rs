@@ -19,7 +19,7 @@ pub(super) struct Explain {
     /// The request's method.
     #[arg(required_unless_present = "timeline")]
     method: Option<Method>,
-    /// The request's path, as the app sends it.
+    /// The request's path, as the app sends it; of gRPC such as `/qdrant.Points/Query`.
     #[arg(required_unless_present = "timeline")]
     path: Option<String>,
     /// Sent to the address of this service's own (`listen` in its table), without a prefix.

@@ -1,19 +1,26 @@
 //! What `check --live` asks: tailscaled, and a dial to every endpoint, as traffic would make it.
 //!
-//! Nothing of a request is sent: a connection that opens is closed again. All durations are real
-//! time.
+//! Nothing of a request is sent: a connection that opens is closed again. Only where `require` names
+//! something the endpoint is asked what it has. All durations are real time.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use super::block_on;
+use crate::admin::status::show_time;
 use crate::config::Snapshot;
-use crate::config::snapshot::{Backend, DialWay, Network, Service};
+use crate::config::snapshot::{Backend, BackendId, DialWay, Network, Require, Service, ServiceId};
+use crate::endpoint::live::Endpoint;
+use crate::endpoint::reconcile;
+use crate::health::catalogue::missing;
+use crate::metrics::Metrics;
+use crate::plan::schedule::next_switch;
 use crate::tailnet::Tailnet;
 use crate::tailnet::localapi::LocalApi;
 use crate::wire::tls::Tls;
@@ -60,6 +67,12 @@ struct Found {
     /// From the start of the dial to the open connection, TLS included.
     ms: Option<u64>,
     error: Option<String>,
+    /// What `require` names and it lacks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lacks: Vec<String>,
+    /// What comes of that, or why it is not known what it lacks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<String>,
     /// Whether it failed before it left this machine.
     #[serde(skip)]
     no_tailnet: bool,
@@ -122,15 +135,24 @@ async fn about(tailnet: &Tailnet, snapshot: &Snapshot) -> TailnetFound {
 }
 
 async fn endpoints(tailnet: &Arc<Tailnet>, snapshot: &Snapshot) -> Vec<Found> {
+    let living = reconcile(snapshot, &Vec::new(), &Metrics::new());
     let mut waiting: Vec<_> = snapshot
-        .services
-        .iter()
-        .flat_map(|service| {
-            let offering = service.backends.iter();
-            offering.map(move |id| (service, snapshot.backend(*id)))
+        .service_ids()
+        .zip(living)
+        .flat_map(|(id, living)| {
+            let offering = snapshot.service(id).backends.iter();
+            offering
+                .zip(living)
+                .map(move |(on, living)| (id, *on, living))
         })
         .enumerate()
-        .map(|(place, (service, backend))| (place, dial(Arc::clone(tailnet), service, backend)))
+        .map(|(place, (id, on, living))| {
+            let tailnet = Arc::clone(tailnet);
+            let (service, backend) = (snapshot.service(id), snapshot.backend(on));
+            let comes = comes(snapshot, id, on);
+            let looked = look(Arc::clone(&tailnet), living, service.require.clone(), comes);
+            (place, dial(tailnet, service, backend, looked))
+        })
         .collect();
     waiting.reverse();
     let mut dials = JoinSet::new();
@@ -150,11 +172,41 @@ async fn endpoints(tailnet: &Arc<Tailnet>, snapshot: &Snapshot) -> Vec<Found> {
     found.into_iter().map(|(_, found)| found).collect()
 }
 
-/// One dial; the path is asked after it, when tailscaled has chosen one.
+/// What a planned switch to a backend does if that one lacks something; `None`: none comes.
+fn comes(snapshot: &Snapshot, service: ServiceId, to: BackendId) -> Option<String> {
+    let next = next_switch(snapshot, service, Timestamp::now())?;
+    let at = show_time(snapshot, next.at);
+    let then = if snapshot.service(service).holds_switch {
+        "is to be held"
+    } else {
+        "comes all the same"
+    };
+    (next.to == to).then(|| format!("the switch of {at} to it {then}"))
+}
+
+/// What an endpoint lacks, and a warning.
+async fn look(
+    tailnet: Arc<Tailnet>,
+    endpoint: Arc<Endpoint>,
+    require: Require,
+    comes: Option<String>,
+) -> (Vec<String>, Option<String>) {
+    if require.is_empty() {
+        return (Vec::new(), None);
+    }
+    match missing(&tailnet, &endpoint, &require).await {
+        Ok(lacks) if lacks.is_empty() => (lacks, None),
+        Ok(lacks) => (lacks, comes),
+        Err(why) => (Vec::new(), Some(format!("what it has is not known: {why}"))),
+    }
+}
+
+/// One dial; the path is asked after it, when tailscaled has chosen one, and then what it lacks.
 fn dial(
     tailnet: Arc<Tailnet>,
     service: &Service,
     backend: &Backend,
+    looked: impl Future<Output = (Vec<String>, Option<String>)> + Send + 'static,
 ) -> impl Future<Output = Found> + Send + 'static {
     let url = backend.url.as_ref();
     let place = Place {
@@ -174,6 +226,8 @@ fn dial(
         path: None,
         ms: None,
         error: None,
+        lacks: Vec::new(),
+        warning: None,
         no_tailnet: false,
     };
     async move {
@@ -191,6 +245,7 @@ fn dial(
         }
         if found.reachable {
             found.path = path(&tailnet, &place).await;
+            (found.lacks, found.warning) = looked.await;
         }
         found
     }
@@ -261,6 +316,17 @@ impl TailnetFound {
 
 impl Found {
     fn words(&self) -> String {
+        let mut words = self.reached();
+        if !self.lacks.is_empty() {
+            words += &format!("; lacks {}", self.lacks.join(", "));
+        }
+        if let Some(warning) = &self.warning {
+            words += &format!("; {warning}");
+        }
+        words
+    }
+
+    fn reached(&self) -> String {
         let error = self.error.as_deref().unwrap_or("not reachable");
         match (self.ms, self.path) {
             (Some(ms), Some("host")) => format!("reachable in {ms} ms, without the tailnet"),

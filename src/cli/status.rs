@@ -158,8 +158,10 @@ fn orders(status: &Status) -> String {
 }
 
 fn render_service(service: &Service) -> String {
+    let grpc = (service.listen_grpc.as_ref()).map(|address| format!("gRPC on {address}"));
     let places: Vec<_> = (service.routes.iter())
         .chain(&service.listen)
+        .chain(&grpc)
         .map(String::as_str)
         .collect();
     let mut text = format!("\n{} ({})\n", service.name, places.join(", "));

@@ -93,6 +93,14 @@ pub const fn port(kind: Kind) -> Option<u16> {
     }
 }
 
+/// The port of a kind's gRPC on every machine; `None`: it speaks none.
+pub const fn grpc_port(kind: Kind) -> Option<u16> {
+    match kind {
+        Kind::Qdrant => Some(6334),
+        Kind::Ollama | Kind::Http => None,
+    }
+}
+
 /// What may go to a backend that is not the active one. Inference has the same answer wherever
 /// the model is; nothing but reads is safe to move for what keeps data.
 pub const fn fallback(kind: Kind) -> Fallback {

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Display;
 use std::hash::Hash;
+use std::net::SocketAddr;
 
 use http::HeaderName;
 use jiff::Timestamp;
@@ -305,12 +306,12 @@ fn services(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
         |changes, seen| match seen {
             Seen::Gone(service) => {
                 changes.say(format!("service {} is removed", service.name));
-                own_address(service, &own(service), "none", changes);
+                own_addresses(service, Some(service), None, changes);
             }
             Seen::Added(service) => {
                 let on = names(new, &service.backends);
                 changes.say(format!("service {} is added, on {on}", service.name));
-                own_address(service, "none", &own(service), changes);
+                own_addresses(service, None, Some(service), changes);
             }
             Seen::Both(before, service) => {
                 let subject = subject(new, service);
@@ -329,8 +330,12 @@ fn services(old: &Snapshot, new: &Snapshot, changes: &mut Changes) {
                 changes.value(&at("its limit is"), &limit(before), &limit(service));
                 holds_switch(&subject, before, service, changes);
                 changes.value(&at("its cache has"), &kept(before), &kept(service));
-                let [was, is] = [before, service].map(own);
-                own_address(service, &was, &is, changes);
+                let port = |service: &Service| {
+                    let port = service.grpc_port;
+                    port.map_or("none".to_owned(), |port| port.to_string())
+                };
+                changes.value(&at("its gRPC port is"), &port(before), &port(service));
+                own_addresses(service, Some(before), Some(service), changes);
                 effects(&subject, &before.whole, &service.whole, changes);
                 offered(&subject, (old, before), (new, service), changes);
                 timeouts(&subject, &before.timeouts, &service.timeouts, changes);
@@ -444,19 +449,29 @@ fn holds_switch(subject: &str, old: &Service, new: &Service, changes: &mut Chang
     }
 }
 
-/// The address of its own, in words.
-fn own(service: &Service) -> String {
-    service
-        .listen
-        .map_or("none".to_owned(), |at| at.to_string())
-}
-
-fn own_address(service: &Service, was: &str, is: &str, changes: &mut Changes) {
-    if was != is {
-        let name = &service.name;
-        changes.say(format!(
-            "services.{name}.listen is {is} instead of {was}: this needs a restart"
-        ));
+/// The addresses of its own, which are bound at the start only.
+fn own_addresses(
+    service: &Service,
+    was: Option<&Service>,
+    is: Option<&Service>,
+    changes: &mut Changes,
+) {
+    type Own = fn(&Service) -> Option<SocketAddr>;
+    let keys: [(&str, Own); 2] = [
+        ("listen", |service| service.listen),
+        ("listen_grpc", |service| service.listen_grpc),
+    ];
+    for (key, own) in keys {
+        let [was, is] = [was, is].map(|service| {
+            let own = service.and_then(own);
+            own.map_or("none".to_owned(), |at| at.to_string())
+        });
+        if was != is {
+            let name = &service.name;
+            changes.say(format!(
+                "services.{name}.{key} is {is} instead of {was}: this needs a restart"
+            ));
+        }
     }
 }
 

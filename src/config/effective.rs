@@ -280,6 +280,11 @@ impl Listing<'_> {
         self.of(table, &path, "kind", quoted(service.kind.as_str()));
         self.of(table, &path, "port", service.port.to_string());
         self.written(table, &path, "listen", service.listen.map(quoted));
+        let grpc = service.listen_grpc.map(quoted);
+        self.written(table, &path, "listen_grpc", grpc);
+        if let Some(port) = service.grpc_port {
+            self.of(table, &path, "grpc_port", port.to_string());
+        }
         self.of(table, &path, "fallback", quoted(service.fallback.as_str()));
         self.load(table, &path, service);
         if let Some(cache) = &service.cache {

@@ -29,7 +29,7 @@ impl Routes {
     pub fn longest(&self, path: &str) -> Option<&Route> {
         let mut found = self.root.route;
         let mut node = &self.root;
-        for segment in path.strip_prefix('/')?.split('/') {
+        for segment in (path.strip_prefix('/')?.as_bytes()).split(|byte| *byte == b'/') {
             let Ok(place) = node.place(segment) else {
                 break;
             };
@@ -60,16 +60,16 @@ impl Deref for Routes {
 }
 
 impl Node {
-    fn place(&self, segment: &str) -> Result<usize, usize> {
+    fn place(&self, segment: &[u8]) -> Result<usize, usize> {
         self.below
-            .binary_search_by(|(name, _)| (**name).cmp(segment))
+            .binary_search_by(|(name, _)| name.as_bytes().cmp(segment))
     }
 
     fn add(&mut self, path: &str, number: usize) {
         let mut node = self;
         // `/` itself has no segment.
         for segment in path.split('/').filter(|_| !path.is_empty()) {
-            let place = node.place(segment).unwrap_or_else(|place| {
+            let place = node.place(segment.as_bytes()).unwrap_or_else(|place| {
                 node.below.insert(place, (segment.into(), Self::default()));
                 place
             });

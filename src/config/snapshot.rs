@@ -288,6 +288,10 @@ pub struct Service {
     pub backends: Vec<BackendId>,
     /// An address of its own, without a prefix. A change needs a restart.
     pub listen: Option<SocketAddr>,
+    /// The address for its gRPC, where it has one. A change needs a restart.
+    pub listen_grpc: Option<SocketAddr>,
+    /// Its gRPC port on every backend, of a kind that speaks it.
+    pub grpc_port: Option<u16>,
     /// The route of requests that come there: path `/`.
     pub whole: Route,
 }

@@ -13,7 +13,6 @@ use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::connection::Connection;
 use crate::words::outcome::{Failure, Kind};
 
 /// Dials of one endpoint at once. A machine that falls asleep must not cost a descriptor for every
@@ -21,15 +20,13 @@ use crate::words::outcome::{Failure, Kind};
 pub const MOST: usize = 16;
 
 /// What one who stood in line gets.
-pub type Delivery = Result<Connection, Failure>;
+pub type Delivery<C> = Result<C, Failure>;
 
 /// Dials in progress, and the line of those who wait for them.
-#[derive(Default)]
-pub struct Dials(Mutex<State>);
+pub struct Dials<C>(Mutex<State<C>>);
 
-#[derive(Default)]
-struct State {
-    line: VecDeque<oneshot::Sender<Delivery>>,
+struct State<C> {
+    line: VecDeque<oneshot::Sender<Delivery<C>>>,
     /// How long the line may become before it is looked through for those who left.
     swept_at: usize,
     running: VecDeque<Running>,
@@ -45,13 +42,18 @@ struct Running {
 /// The right to run one dial.
 pub struct Permit(u64);
 
-impl Dials {
+impl<C> Dials<C> {
     pub(super) fn new() -> Self {
-        Self::default()
+        Self(Mutex::new(State {
+            line: VecDeque::new(),
+            swept_at: 0,
+            running: VecDeque::new(),
+            next: 0,
+        }))
     }
 
     /// Stands in line for a connection.
-    pub fn wait(&self) -> oneshot::Receiver<Delivery> {
+    pub fn wait(&self) -> oneshot::Receiver<Delivery<C>> {
         let (give, get) = oneshot::channel();
         let mut state = self.locked();
         state.sweep();
@@ -59,11 +61,12 @@ impl Dials {
         get
     }
 
-    /// The right to start a dial, if more wait than dial and there is a place.
-    pub fn need(&self) -> Option<Permit> {
+    /// The right to start a dial, if more wait than what is dialled now can carry, which is `each` a
+    /// connection, and there is a place.
+    pub fn need(&self, each: usize) -> Option<Permit> {
         let mut state = self.locked();
         let dial = state.running.len();
-        let wanted = dial < MOST && state.more_wait_than(dial);
+        let wanted = dial < MOST && state.more_wait_than(dial * each);
         wanted.then(|| state.begin())
     }
 
@@ -98,7 +101,7 @@ impl Dials {
     /// A dial ended with `dialled`. A connection is given to the first in line; it comes back if
     /// nobody waits. A failure answers the whole line, unless it says nothing about the dials that
     /// still run: silence, or that one broke off.
-    pub fn ended(&self, permit: &Permit, dialled: Delivery) -> Option<Connection> {
+    pub fn ended(&self, permit: &Permit, dialled: Delivery<C>) -> Option<C> {
         let (failure, told) = {
             let mut state = self.locked();
             state.running.retain(|dial| dial.id != permit.0);
@@ -135,7 +138,7 @@ impl Dials {
     }
 
     /// Gives a connection to the first in line; it comes back if nobody waits.
-    pub fn offer(&self, mut connection: Connection) -> Option<Connection> {
+    pub fn offer(&self, mut connection: C) -> Option<C> {
         loop {
             let Some(waits) = self.locked().line.pop_front() else {
                 return Some(connection);
@@ -148,12 +151,12 @@ impl Dials {
         }
     }
 
-    fn locked(&self) -> MutexGuard<'_, State> {
+    fn locked(&self) -> MutexGuard<'_, State<C>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl<C> State<C> {
     /// Whether more than `count` wait. Those in front who left are forgotten on the way, so that
     /// none is looked at often.
     fn more_wait_than(&mut self, count: usize) -> bool {
@@ -198,15 +201,15 @@ impl State {
 mod tests {
     use super::*;
 
-    fn silent() -> Delivery {
+    fn silent() -> Delivery<()> {
         Err(Failure::unsent(Kind::Silent, ""))
     }
 
     #[tokio::test(start_paused = true)]
     async fn at_most_sixteen_dials_run_however_many_wait() {
-        let dials = Dials::new();
+        let dials = Dials::<()>::new();
         let _line: Vec<_> = (0..100).map(|_| dials.wait()).collect();
-        let permits: Vec<_> = std::iter::from_fn(|| dials.need()).collect();
+        let permits: Vec<_> = std::iter::from_fn(|| dials.need(1)).collect();
         assert_eq!(permits.len(), MOST);
         assert!(
             dials.freshen(Duration::from_millis(250)).is_none(),
@@ -225,19 +228,19 @@ mod tests {
 
     #[tokio::test]
     async fn who_left_needs_no_dial() {
-        let dials = Dials::new();
+        let dials = Dials::<()>::new();
         drop(dials.wait());
-        assert!(dials.need().is_none());
+        assert!(dials.need(1).is_none());
     }
 
     #[tokio::test]
     async fn those_who_left_are_forgotten_and_the_order_of_the_others_stays() {
-        let dials = Dials::new();
+        let dials = Dials::<()>::new();
         let line: Vec<_> = (0..500).map(|_| dials.wait()).collect();
         let mut stay: Vec<_> = (line.into_iter().enumerate())
             .filter_map(|(place, waits)| place.is_multiple_of(50).then_some(waits))
             .collect();
-        let permits: Vec<_> = std::iter::from_fn(|| dials.need()).collect();
+        let permits: Vec<_> = std::iter::from_fn(|| dials.need(1)).collect();
         assert_eq!(permits.len(), 10, "one for each that stayed");
         assert_eq!(dials.locked().line.len(), 10);
         stay.remove(0).close();
@@ -251,10 +254,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_dial_that_breaks_off_frees_its_place_and_the_last_one_answers_the_line() {
-        let dials = Dials::new();
+        let dials = Dials::<()>::new();
         let mut waits = dials.wait();
         let mut other = dials.wait();
-        let permits = [dials.need().unwrap(), dials.need().unwrap()];
+        let permits = [dials.need(1).unwrap(), dials.need(1).unwrap()];
         dials.broke_off(&permits[0]);
         assert_eq!(dials.locked().running.len(), 1);
         dials.broke_off(&permits[0]);
@@ -270,23 +273,23 @@ mod tests {
 
     #[tokio::test]
     async fn a_refusal_answers_the_whole_line_and_one_silence_does_not() {
-        let dials = Dials::new();
+        let dials = Dials::<()>::new();
         let mut line: Vec<_> = (0..3).map(|_| dials.wait()).collect();
-        let [first, second] = [dials.need().unwrap(), dials.need().unwrap()];
+        let [first, second] = [dials.need(1).unwrap(), dials.need(1).unwrap()];
         dials.ended(&first, silent());
         assert!(line[0].try_recv().is_err(), "a fresher dial still runs");
         dials.ended(&second, Err(Failure::unsent(Kind::Refused, "")));
         for waits in &mut line {
             assert_eq!(waits.try_recv().unwrap().err().unwrap().kind, Kind::Refused);
         }
-        assert!(dials.need().is_none());
+        assert!(dials.need(1).is_none());
     }
 
     #[tokio::test]
     async fn the_last_silence_answers_the_line() {
-        let dials = Dials::new();
+        let dials = Dials::<()>::new();
         let mut waits = dials.wait();
-        let only = dials.need().unwrap();
+        let only = dials.need(1).unwrap();
         dials.ended(&only, silent());
         assert_eq!(waits.try_recv().unwrap().err().unwrap().kind, Kind::Silent);
     }

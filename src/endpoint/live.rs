@@ -21,6 +21,7 @@ use super::inject::Inject;
 use super::lost::Lost;
 use super::models::Models;
 use super::pace::Pace;
+use super::sessions::Sessions;
 use super::slots::Slots;
 use super::stock::Stock;
 use super::work::Work;
@@ -46,6 +47,8 @@ pub struct Key {
     pub host: Arc<str>,
     /// The port that is dialled.
     pub port: u16,
+    /// The port that is dialled for gRPC, if it speaks it.
+    pub grpc_port: Option<u16>,
     /// Which network leads there.
     pub network: Network,
     /// What belongs to its url, if it has one.
@@ -65,7 +68,9 @@ pub struct Endpoint {
     /// Kept-alive connections. Of the data thread only.
     pub idle: Idle,
     /// Dials in progress, shared by all who wait for a connection. Of the data thread only.
-    pub dials: Dials,
+    pub dials: Dials<Connection>,
+    /// Its connections for gRPC, if it speaks it.
+    pub grpc: Option<Sessions>,
     /// How fast it usually is.
     pub pace: Pace,
     /// How many of its requests may be sent again.
@@ -196,6 +201,7 @@ impl Endpoint {
             pace: Pace::default(),
             budget: Budget::default(),
             place: place_of(&key),
+            grpc: Sessions::of(&key),
             inject: Inject::of(key.url.as_deref()),
             key,
             machine,
@@ -240,7 +246,7 @@ impl Endpoint {
         self.lost.verdict(after.verdict);
         if lost {
             self.lost.declare();
-            self.idle.clear();
+            self.forget_connections();
         }
         *judgement = after;
         (before != judgement.verdict).then_some((before, judgement.verdict))
@@ -251,6 +257,23 @@ impl Endpoint {
     pub fn give_back(&self, connection: Connection, now: Instant) {
         if let Some(connection) = self.dials.offer(connection) {
             self.idle.put(connection, now);
+        }
+    }
+
+    /// Idle connections may be dead without knowing, or descriptors are used up: none is used for
+    /// what is new.
+    pub fn forget_connections(&self) {
+        self.idle.clear();
+        if let Some(grpc) = &self.grpc {
+            grpc.clear();
+        }
+    }
+
+    /// Drops connections that nobody will use. The data thread calls it now and then.
+    pub fn sweep(&self) {
+        self.idle.sweep();
+        if let Some(grpc) = &self.grpc {
+            grpc.sweep();
         }
     }
 
@@ -312,6 +335,9 @@ impl Endpoint {
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
         self.idle.close();
+        if let Some(grpc) = &self.grpc {
+            grpc.close();
+        }
     }
 
     /// Whether no configuration wants it any more.

@@ -13,6 +13,8 @@ pub mod live;
 pub mod lost;
 pub mod models;
 pub mod pace;
+pub mod session;
+pub mod sessions;
 pub mod slots;
 pub mod stock;
 pub mod work;
@@ -70,6 +72,7 @@ fn keys<'s>(
             backend: backend.name.clone(),
             host: Arc::clone(&backend.host),
             port: backend.url.as_ref().map_or(service.port, |url| url.port),
+            grpc_port: service.grpc_port,
             network: backend.network,
             url: backend.url.clone(),
         };

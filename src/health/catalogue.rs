@@ -2,8 +2,8 @@
 //! connection of its own.
 //!
 //! Asked when it comes up, after what changes that, after a freeze, when another configuration
-//! holds, and every [`EVERY`]. Invariant: it is no probe. What fails here says nothing about the endpoint, and what was told
-//! before holds until something else is told.
+//! holds, and every 15 s. Invariant: it is no probe. What fails here says nothing about the
+//! endpoint, and what was told before holds until something else is told.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -116,6 +116,29 @@ impl Prober {
             cache.clear();
         }
     }
+}
+
+/// What an endpoint lacks of what is required, asked now, in words.
+///
+/// # Errors
+/// Why that is not known, for people.
+pub async fn missing(
+    tailnet: &Tailnet,
+    endpoint: &Endpoint,
+    require: &Require,
+) -> Result<Vec<String>, String> {
+    let words = |trouble| match trouble {
+        Trouble::Lost(why) | Trouble::Odd(why) => why,
+    };
+    if endpoint.key.kind == Kind::Qdrant {
+        let has = in_time(of_qdrant(tailnet, endpoint, require)).await;
+        let has = has.map_err(words)?;
+        let lacking = has.lacking(&require.collections, require.min_points);
+        return Ok(lacking.map(|lack| lack.to_string()).collect());
+    }
+    let has = in_time(of_ollama(tailnet, endpoint)).await.map_err(words)?;
+    let lacking = (require.models.iter()).filter(|model| has.digest(model).is_none());
+    Ok(lacking.map(|model| model.as_str().to_owned()).collect())
 }
 
 /// What `asked` brings, if it brings it in time.

@@ -2,7 +2,7 @@
 //!
 //! Owns the thresholds, and the repair of the tunnel. Where a verdict leads is `plan`'s matter.
 
-mod catalogue;
+pub mod catalogue;
 pub mod inquiry;
 pub mod judge;
 pub mod looks;

@@ -74,6 +74,8 @@ fn run() -> Run {
 fn service(id: ServiceId, name: &str, kind: Kind, port: u16, fallback: Fallback) -> Service {
     Service {
         listen: None,
+        listen_grpc: None,
+        grpc_port: None,
         whole: route("/", id),
         name: ServiceName::new(name).unwrap(),
         kind,

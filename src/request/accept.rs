@@ -24,7 +24,7 @@ use super::peer::Peer;
 use super::places::Places;
 use super::record::Record;
 use super::rules::Refusal;
-use super::{Proxy, flow, respond};
+use super::{Proxy, flow, grpc, respond};
 use crate::words::clock::Pulse;
 
 /// A client that began no request for so long is closed, and so is one that does not end its head.
@@ -46,7 +46,10 @@ pub async fn serve(
 ) {
     let door = Arc::new(door);
     let mut connections = JoinSet::new();
-    let mut places = Places::new();
+    let mut places = Places::new(match *door {
+        Door::Grpc(_) => grpc::full(),
+        Door::Main | Door::Service(_) => respond::refused_bare(Refusal::Full),
+    });
     let ends = draining.clone();
     // Listed once among those who are told, not for each connection.
     let mut over = pin!(told(&mut draining));
@@ -57,9 +60,18 @@ pub async fn serve(
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) if places.has_place(connections.len()) => {
+                Ok((stream, _)) if places.has_place(held(&mut connections)) => {
                     let (proxy, door) = (Arc::clone(&proxy), Arc::clone(&door));
-                    connections.spawn(connection(proxy, door, stream, ends.clone()));
+                    // Boxed: a task that is begun and ended is moved several times.
+                    match *door {
+                        Door::Grpc(_) => {
+                            connections.spawn(grpc::connection(proxy, door, stream, ends.clone()))
+                        }
+                        Door::Main | Door::Service(_) => {
+                            let served = connection(proxy, door, stream, ends.clone());
+                            connections.spawn(Box::pin(served))
+                        }
+                    };
                 }
                 Ok((stream, _)) => {
                     Record::no_request(&proxy, Refusal::Full);
@@ -72,14 +84,23 @@ pub async fn serve(
                     sleep(ACCEPT_PAUSE).await;
                 }
             },
-            Some(_) = connections.join_next() => {}
-            _ = sweeps.tick() => sweep(&proxy),
+            _ = sweeps.tick() => {
+                sweep(&proxy);
+                held(&mut connections);
+            }
             _ = beats.tick() => proxy.look_for_a_freeze(proxy.clock.now(), Instant::now()),
             () = &mut over => break,
         }
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
+}
+
+/// How many connections there are. Those that ended are taken out here, and not whenever one ends,
+/// which would wake the acceptor once more for each.
+fn held(connections: &mut JoinSet<()>) -> usize {
+    while connections.try_join_next().is_some() {}
+    connections.len()
 }
 
 /// Serves one connection; while draining it ends after the request that it carries. hyper notices a
@@ -222,12 +243,12 @@ async fn told(draining: &mut watch::Receiver<bool>) {
 
 fn shed(proxy: &Proxy) {
     for endpoint in proxy.store.live().endpoints.iter().flatten() {
-        endpoint.idle.clear();
+        endpoint.forget_connections();
     }
 }
 
 fn sweep(proxy: &Proxy) {
     for endpoint in proxy.store.live().endpoints.iter().flatten() {
-        endpoint.idle.sweep();
+        endpoint.sweep();
     }
 }

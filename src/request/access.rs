@@ -406,7 +406,7 @@ impl Stamp {
         let whole = self.text.trim_end_matches('Z');
         to.extend_from_slice(whole.as_bytes());
         // Instants before 1970 have a negative part: no clock that runs says so.
-        fraction(to, u64::from(nanos.unsigned_abs()), 9, 0);
+        fraction(to, nanos.unsigned_abs());
         to.push(b'Z');
     }
 }
@@ -430,8 +430,15 @@ impl Millis {
     }
 
     pub(super) fn append(self, to: &mut Vec<u8>) {
-        number(to, b"", self.micros / 1000);
-        fraction(to, self.micros % 1000, 3, 1);
+        let (whole, rest) = (self.micros / 1000, self.micros % 1000);
+        number(to, b"", whole);
+        let digits = [b'.', digit(rest / 100), digit(rest / 10), digit(rest)];
+        let shown = match (rest % 10, rest % 100) {
+            (_, 0) => 2,
+            (0, _) => 3,
+            _ => 4,
+        };
+        to.extend_from_slice(&digits[..shown]);
     }
 }
 
@@ -450,8 +457,9 @@ pub(super) fn text(to: &mut Vec<u8>, before: &[u8], value: &str) {
 
 /// Appends `before`, and then `value` as JSON has it between quotes.
 pub(super) fn quoted(to: &mut Vec<u8>, before: &[u8], value: &str) {
-    let plain = |byte: &u8| *byte >= 0x20 && *byte != b'"' && *byte != b'\\';
-    if value.as_bytes().iter().all(plain) {
+    let plain = |byte: u8| byte >= 0x20 && byte != b'"' && byte != b'\\';
+    // All of it in any case: what ends nowhere is looked at many bytes at once.
+    if (value.bytes()).fold(true, |all, byte| all & plain(byte)) {
         return text(to, before, value);
     }
     let quoted = serde_json::to_string(value).unwrap_or_default();
@@ -475,19 +483,19 @@ pub(super) fn number(to: &mut Vec<u8>, before: &[u8], mut value: u64) {
     to.extend_from_slice(&digits[at..]);
 }
 
-/// Appends a point and `value` as its `places` digits, without the zeros at its end but for
-/// `least` digits; nothing for no digit.
-fn fraction(to: &mut Vec<u8>, mut value: u64, places: usize, least: usize) {
-    let mut digits = [b'0'; 9];
-    for at in (0..places).rev() {
-        digits[at] = digit(value);
-        value /= 10;
+/// Appends a point and nanoseconds as the digits of a second, without the zeros at their end;
+/// nothing for none.
+fn fraction(to: &mut Vec<u8>, mut nanos: u32) {
+    let mut digits = *b".000000000";
+    let mut at = digits.len();
+    while nanos > 0 {
+        at -= 1;
+        digits[at] = digit(u64::from(nanos));
+        nanos /= 10;
     }
-    let zeros = (digits[..places].iter().rev()).take_while(|digit| **digit == b'0');
-    let shown = (places - zeros.count()).max(least);
-    if shown > 0 {
-        to.push(b'.');
-        to.extend_from_slice(&digits[..shown]);
+    let last = digits.iter().rposition(|digit| *digit != b'0').unwrap_or(0);
+    if last > 0 {
+        to.extend_from_slice(&digits[..=last]);
     }
 }
 

@@ -40,7 +40,7 @@ const HEDGE_MOST: Duration = Duration::from_millis(250);
 /// A dial through a tunnel that has just come up.
 const DIAL_LEAST: Duration = Duration::from_secs(1);
 /// An answer that must be read to be judged is longer only if it is something else.
-const JUDGED_MAX: usize = 64 * 1024;
+pub(super) const JUDGED_MAX: usize = 64 * 1024;
 
 /// The head of an answer, and the connection that its body comes on.
 pub(super) struct Answered {
@@ -72,13 +72,34 @@ pub(super) enum Unanswered {
     },
 }
 
+/// How a candidate is asked: by the protocol that its client speaks.
+pub(super) trait Ask {
+    /// The head of an answer, and what its body comes on.
+    type Answered;
+
+    /// When its body had been read as far as it is read before it is sent.
+    fn ready(&self) -> Instant;
+
+    /// Whether its body can be sent more than once.
+    fn replayable(&self) -> bool;
+
+    /// One try of the first candidate of those who are left.
+    fn ask(
+        &mut self,
+        call: &Call<'_>,
+        round: &mut Round<'_>,
+        terms: Terms,
+        record: &mut Record,
+    ) -> impl Future<Output = Result<Box<Self::Answered>, Failure>>;
+}
+
 /// Asks one candidate after the other. The only loop that tries again, and `again` decides.
-pub(super) async fn answer(
+pub(super) async fn answer<A: Ask>(
     call: &Call<'_>,
-    outbound: &mut Outbound,
+    outbound: &mut A,
     record: &mut Record,
-) -> Result<Box<Answered>, Unanswered> {
-    let mut now = outbound.ready;
+) -> Result<Box<A::Answered>, Unanswered> {
+    let mut now = outbound.ready();
     let mut patience = Patience::begin(call, now);
     call.proxy.look_for_a_freeze(call.wall, call.began);
     let mut round = Round::plan(call, call.wall)?;
@@ -104,7 +125,7 @@ pub(super) async fn answer(
             left: patience.left_at(now),
         };
         let asked = match admitted {
-            Ok(_) => attempt(call, &mut round, terms, outbound, record).await,
+            Ok(_) => outbound.ask(call, &mut round, terms, record).await,
             Err(failure) => Err(failure),
         };
         let failure = match asked {
@@ -147,9 +168,9 @@ fn draws(failure: &Failure) -> bool {
 }
 
 /// One plan, and whom it has left.
-struct Round<'a> {
-    active: Active,
-    left: VecDeque<Candidate>,
+pub(super) struct Round<'a> {
+    pub(super) active: Active,
+    pub(super) left: VecDeque<Candidate>,
     /// When it was planned, if those behind the first are still to be.
     unplanned: Option<Timestamp>,
     /// Some backend is no candidate because it lacks the data.
@@ -249,6 +270,28 @@ impl Round<'_> {
     }
 }
 
+impl Ask for Outbound {
+    type Answered = Answered;
+
+    fn ready(&self) -> Instant {
+        self.ready
+    }
+
+    fn replayable(&self) -> bool {
+        self.replayable
+    }
+
+    fn ask(
+        &mut self,
+        call: &Call<'_>,
+        round: &mut Round<'_>,
+        terms: Terms,
+        record: &mut Record,
+    ) -> impl Future<Output = Result<Box<Answered>, Failure>> {
+        attempt(call, round, terms, self, record)
+    }
+}
+
 /// One try of the first candidate of those who are left.
 async fn attempt(
     call: &Call<'_>,
@@ -272,13 +315,18 @@ async fn attempt(
     let stand = Stand {
         backend,
         active: round.active.backend,
-        movable: terms.others && outbound.replayable(),
-        repeatable: call.meaning.effect == Effect::Read && outbound.replayable(),
+        movable: terms.others && outbound.replayable,
+        repeatable: call.meaning.effect == Effect::Read && outbound.replayable,
         able,
+        sent: sent(&connection, terms),
     };
     call.sent.store(true, Ordering::Relaxed);
     // Pinned here, so that nobody who waits for it carries it along.
-    let request = outbound.request(call.route, endpoint, stand.only_reads(call));
+    let request = outbound.request(
+        call.route,
+        endpoint,
+        only_reads(call, stand.backend, stand.active),
+    );
     let mut sending = pin!(connection.begin(request));
     let mut first = pin!(exchange(
         call,
@@ -309,25 +357,34 @@ async fn attempt(
     })
 }
 
-/// What an answer is judged by.
-#[derive(Clone, Copy)]
-struct Stand {
-    backend: BackendId,
-    /// Whom orders and schedule name.
-    active: BackendId,
-    /// Another candidate may answer as well.
-    movable: bool,
-    /// It costs little and changes nothing: it may be sent again on mere doubt.
-    repeatable: bool,
-    /// The endpoint was thought able when it was chosen.
-    able: bool,
+/// When a request goes out on a connection: one that was there already took no time to get.
+fn sent(connection: &Connection, terms: Terms) -> Instant {
+    if connection.reused {
+        terms.now
+    } else {
+        Instant::now()
+    }
 }
 
-impl Stand {
-    /// Whether it may do nothing but read where it goes.
-    fn only_reads(&self, call: &Call<'_>) -> bool {
-        self.backend != self.active && call.meaning.effect == Effect::Read
-    }
+/// What an answer is judged by.
+#[derive(Clone, Copy)]
+pub(super) struct Stand {
+    pub(super) backend: BackendId,
+    /// Whom orders and schedule name.
+    pub(super) active: BackendId,
+    /// Another candidate may answer as well.
+    pub(super) movable: bool,
+    /// It costs little and changes nothing: it may be sent again on mere doubt.
+    pub(super) repeatable: bool,
+    /// The endpoint was thought able when it was chosen.
+    pub(super) able: bool,
+    /// When it was sent.
+    pub(super) sent: Instant,
+}
+
+/// Whether it may do nothing but read where it goes.
+pub(super) fn only_reads(call: &Call<'_>, backend: BackendId, active: BackendId) -> bool {
+    backend != active && call.meaning.effect == Effect::Read
 }
 
 /// Waits for what `endpoint` answers on `connection`, and judges it.
@@ -338,16 +395,17 @@ async fn exchange(
     sending: Pin<&mut impl Future<Output = Sent>>,
     stand: Stand,
 ) -> Result<Box<Answered>, SendError> {
-    let began = Instant::now();
     endpoint.budget.deposit();
-    let sent = head(call, endpoint, sending, (stand, began)).await;
+    let sent = head(call, endpoint, sending, stand).await;
     let answer = sent.and_then(|sent| connection.answer(sent, call.upgrade.as_ref()));
     let response = answer.inspect_err(|error| {
         passive::failed(endpoint, &error.failure, call.proxy.clock);
     })?;
     let now = Instant::now();
     if call.meaning.effect != Effect::Inference {
-        endpoint.pace.answered(now.saturating_duration_since(began));
+        endpoint
+            .pace
+            .answered(now.saturating_duration_since(stand.sent));
     }
     passive::answered(endpoint, now, call.proxy.clock);
     // Boxed, as it goes through many hands.
@@ -382,14 +440,8 @@ async fn hedged(
     hedges
         .with_label_values(&[other.key.service.as_str()])
         .inc();
-    let stand = Stand {
-        backend: next.backend,
-        active: round.active.backend,
-        movable: false,
-        repeatable: false,
-        able: false,
-    };
-    let request = outbound.request(call.route, other, stand.only_reads(call));
+    let (backend, active) = (next.backend, round.active.backend);
+    let request = outbound.request(call.route, other, only_reads(call, backend, active));
     let terms = Terms {
         now: Instant::now(),
         fresh: false,
@@ -398,6 +450,14 @@ async fn hedged(
     };
     let second = async {
         let mut connection = connect(call, other, terms).await?;
+        let stand = Stand {
+            backend,
+            active,
+            movable: false,
+            repeatable: false,
+            able: false,
+            sent: sent(&connection, terms),
+        };
         let sending = pin!(connection.begin(request));
         exchange(call, other, connection, sending, stand).await
     };
@@ -424,7 +484,7 @@ async fn head(
     call: &Call<'_>,
     endpoint: &Endpoint,
     mut sending: Pin<&mut impl Future<Output = Sent>>,
-    (stand, began): (Stand, Instant),
+    stand: Stand,
 ) -> Result<Sent, SendError> {
     let repairs = endpoint.lost.repairs();
     tokio::select! {
@@ -432,7 +492,7 @@ async fn head(
         sent = &mut sending => Ok(sent),
         () = call.patient() => {
             // Boxed, so that those that are answered at once do not carry the room for it.
-            let impatience = Box::pin(impatience(call, endpoint, stand, (repairs, began)));
+            let impatience = Box::pin(impatience(call, endpoint, stand, repairs));
             tokio::select! {
                 biased;
                 sent = &mut sending => Ok(sent),
@@ -442,13 +502,12 @@ async fn head(
     }
 }
 
-/// Why a request that was `sent` then is not waited for any longer. Slowness alone is no reason but
-/// for `head`.
-async fn impatience(
+/// Why a request is not waited for any longer. Slowness alone is no reason but for `head`.
+pub(super) async fn impatience(
     call: &Call<'_>,
     endpoint: &Endpoint,
     stand: Stand,
-    (repairs, sent): (u64, Instant),
+    repairs: u64,
 ) -> Failure {
     let others = || call.plan().candidates.len() > 1;
     let leaves = stand.repeatable && stand.movable && stand.able && others();
@@ -463,7 +522,7 @@ async fn impatience(
         () = tunnel.repaired_since(repairs), if stand.repeatable => {
             Failure::sent(Kind::Lost, "the tunnel was repaired while a read waited")
         }
-        () = ask_for_probes_until(call, endpoint, sent) => {
+        () = ask_for_probes_until(call, endpoint, stand.sent) => {
             Failure::sent(Kind::HeadLate, "the head of the answer did not come in time")
         }
     }

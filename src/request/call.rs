@@ -1,7 +1,6 @@
 //! One request, matched and understood: what every later step asks of it.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -14,10 +13,10 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::Proxy;
+use super::beat::Listed;
 use super::fields::Fields;
 use super::headers;
 use super::payload::Payload;
-use super::peer::Peer;
 use super::record::Record;
 use super::rewrite::View;
 use super::tunnel;
@@ -29,7 +28,6 @@ use crate::endpoint::connection::Outgoing;
 use crate::endpoint::live::Endpoint;
 use crate::plan::candidates::{Lead, Plan, lead, plan};
 use crate::plan::known::Known;
-use crate::plan::route::meaning;
 use crate::reload::store::{Asked, Live};
 use crate::words::clock::Deadline;
 use crate::words::effect::{Effect, Meaning};
@@ -43,7 +41,7 @@ const UNBOUNDED: Duration = Duration::from_hours(365 * 24);
 pub(super) struct Call<'a> {
     pub(super) proxy: &'a Proxy,
     pub(super) live: &'a Live,
-    pub(super) peer: &'a Arc<Peer>,
+    pub(super) listed: &'a Listed,
     pub(super) route: &'a Route,
     pub(super) meaning: Meaning,
     /// The path that the upstream sees, without the query.
@@ -71,13 +69,11 @@ impl<'a> Call<'a> {
     pub(super) fn new(
         proxy: &'a Proxy,
         (live, route): (&'a Live, &'a Route),
-        peer: &'a Arc<Peer>,
+        listed: &'a Listed,
         (request, fields): (&Parts, Fields),
-        path: &'a str,
+        (path, meaning): (&'a str, Meaning),
         record: &Record,
     ) -> Self {
-        let kind = live.snapshot.service(route.service).kind;
-        let (meaning, _) = meaning(route, kind, &request.method, path);
         let bounded = !api::is_transfer(meaning);
         let total = route
             .timeouts
@@ -87,7 +83,7 @@ impl<'a> Call<'a> {
         Self {
             proxy,
             live,
-            peer,
+            listed,
             route,
             meaning,
             path,
@@ -188,7 +184,7 @@ impl<'a> Call<'a> {
     /// Returns when a request that began to wait now should look at what it waits for: most are
     /// answered before, and have made no timer for it.
     pub(super) async fn patient(&self) {
-        self.proxy.beats.patient(&self.peer.listed).await;
+        self.proxy.beats.patient(self.listed).await;
     }
 
     /// How long its body may pause, in both directions.
@@ -208,7 +204,8 @@ pub(super) struct Outbound {
     payload: Payload,
     /// When its body had been read as far as it is read before it is sent.
     pub(super) ready: Instant,
-    replayable: bool,
+    /// Whether it can be sent more than once.
+    pub(super) replayable: bool,
     changes: bool,
     /// The headers were handed over, and come back by [`Outbound::take_back`].
     lent: bool,
@@ -243,11 +240,6 @@ impl Outbound {
             changes,
             lent: false,
         }
-    }
-
-    /// Whether its body can be sent more than once.
-    pub(super) fn replayable(&self) -> bool {
-        self.replayable
     }
 
     /// The request for an attempt at `endpoint`; `only_reads`: another one is active, and this one

@@ -5,6 +5,7 @@
 //! a dial that is not answered within its head start is joined by fresh ones, as lost SYNs back
 //! off and new ones do not.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,12 +13,13 @@ use tokio::time::Instant;
 
 use super::call::Call;
 use crate::endpoint::connection::Connection;
-use crate::endpoint::dials::Permit;
+use crate::endpoint::dials::{Dials, Permit};
 use crate::endpoint::live::Endpoint;
 use crate::health::passive;
 use crate::metrics::Metrics;
 use crate::tailnet::Tailnet;
 use crate::wire;
+use crate::wire::Place;
 use crate::wire::stream::Stream;
 use crate::words::clock::{Clock, Deadline};
 use crate::words::effect::Effect;
@@ -79,6 +81,16 @@ async fn dial(
     endpoint: &Arc<Endpoint>,
     terms: Terms,
 ) -> Result<Connection, Failure> {
+    delivered::<Http1>(call, endpoint, terms).await
+}
+
+/// What a dial for `S` brings.
+pub(super) async fn delivered<S: Speaks>(
+    call: &Call<'_>,
+    endpoint: &Arc<Endpoint>,
+    terms: Terms,
+) -> Result<S::Connection, Failure> {
+    let dials = S::dials(endpoint)?;
     let able = endpoint.verdict().able();
     let within = bound(call, terms, able);
     // A dial that ends with its own time says more than that the time is over.
@@ -88,8 +100,9 @@ async fn dial(
         LAST_WORD
     };
     let mut waiting = endpoint.lost.wait();
-    let line = endpoint.dials.wait();
-    Dialler::new(call, endpoint).start(endpoint.dials.need());
+    let line = dials.wait();
+    let dialler = Dialler::<S>::new(call, endpoint);
+    dialler.start(dials.need(S::EACH));
     tokio::select! {
         biased;
         delivery = line => delivery.unwrap_or_else(|_| Err(Failure::unsent(Kind::Lost, "no dial"))),
@@ -127,10 +140,69 @@ fn bound(call: &Call<'_>, terms: Terms, able: bool) -> Duration {
     }
 }
 
+/// What is spoken on a connection, as far as dialling it is concerned.
+pub(super) trait Speaks: Send + Sync + 'static {
+    /// What those who wait get.
+    type Connection: Send;
+    /// How many of them one dial can serve.
+    const EACH: usize;
+
+    /// Where it is dialled.
+    fn place(endpoint: &Endpoint) -> &Place;
+
+    /// Those who wait for it, and the dials that run.
+    ///
+    /// # Errors
+    /// The endpoint does not speak it.
+    fn dials(endpoint: &Endpoint) -> Result<&Dials<Self::Connection>, Failure>;
+
+    /// Opens a connection over what was dialled.
+    fn open(
+        stream: Stream,
+        endpoint: &Endpoint,
+    ) -> impl Future<Output = Result<Self::Connection, Failure>> + Send;
+
+    /// Gives what a dial brought to those who wait.
+    fn give(endpoint: &Endpoint, permit: &Permit, opened: Result<Self::Connection, Failure>);
+
+    /// Whether what becomes of its dials tells of the endpoint's health as it is probed.
+    fn tells(failure: &Failure) -> bool;
+}
+
+/// HTTP/1.1.
+struct Http1;
+
+impl Speaks for Http1 {
+    type Connection = Connection;
+    const EACH: usize = 1;
+
+    fn place(endpoint: &Endpoint) -> &Place {
+        &endpoint.place
+    }
+
+    fn dials(endpoint: &Endpoint) -> Result<&Dials<Connection>, Failure> {
+        Ok(&endpoint.dials)
+    }
+
+    async fn open(stream: Stream, endpoint: &Endpoint) -> Result<Connection, Failure> {
+        endpoint.idle.make_way();
+        Connection::open(stream, &endpoint.lost).await
+    }
+
+    fn give(endpoint: &Endpoint, permit: &Permit, opened: Result<Connection, Failure>) {
+        if let Some(spare) = endpoint.dials.ended(permit, opened) {
+            endpoint.idle.put(spare, Instant::now());
+        }
+    }
+
+    fn tells(_: &Failure) -> bool {
+        true
+    }
+}
+
 /// Runs dials for whoever waits for one. A task of its own a dial, so that one that outlives its
 /// requester serves the next.
-#[derive(Clone)]
-struct Dialler {
+struct Dialler<S> {
     endpoint: Arc<Endpoint>,
     tailnet: Arc<Tailnet>,
     metrics: Arc<Metrics>,
@@ -139,9 +211,21 @@ struct Dialler {
     configured: Duration,
     race: Duration,
     connect: Duration,
+    speaks: PhantomData<S>,
 }
 
-impl Dialler {
+impl<S> Clone for Dialler<S> {
+    fn clone(&self) -> Self {
+        Self {
+            endpoint: Arc::clone(&self.endpoint),
+            tailnet: Arc::clone(&self.tailnet),
+            metrics: Arc::clone(&self.metrics),
+            ..*self
+        }
+    }
+}
+
+impl<S: Speaks> Dialler<S> {
     fn new(call: &Call<'_>, endpoint: &Arc<Endpoint>) -> Self {
         Self {
             endpoint: Arc::clone(endpoint),
@@ -151,6 +235,7 @@ impl Dialler {
             configured: call.timeouts().race,
             race: endpoint.pace.race(call.timeouts().race),
             connect: call.timeouts().connect,
+            speaks: PhantomData,
         }
     }
 
@@ -159,26 +244,25 @@ impl Dialler {
         let endpoint = Arc::clone(&self.endpoint);
         let permit = Arc::new(permit);
         let task = tokio::spawn(self.clone().run(Arc::clone(&permit)));
-        endpoint.dials.started(&permit, task.abort_handle());
+        if let Ok(dials) = S::dials(&endpoint) {
+            dials.started(&permit, task.abort_handle());
+        }
     }
 
     /// One dial, and the next one if more requests wait than dials run.
     async fn run(self, permit: Arc<Permit>) {
-        let _place = Place(&self.endpoint, &permit);
+        let _place = Running::<S>(&self.endpoint, &permit, PhantomData);
         let began = Instant::now();
         let dialled = self.dial().await;
         self.record(began.elapsed(), dialled.as_ref().err());
         let opened = match dialled {
-            Ok(stream) => {
-                self.endpoint.idle.make_way();
-                Connection::open(stream, &self.endpoint.lost).await
-            }
+            Ok(stream) => S::open(stream, &self.endpoint).await,
             Err(failure) => Err(failure),
         };
-        if let Some(spare) = self.endpoint.dials.ended(&permit, opened) {
-            self.endpoint.idle.put(spare, Instant::now());
+        S::give(&self.endpoint, &permit, opened);
+        if let Ok(dials) = S::dials(&self.endpoint) {
+            self.start(dials.need(S::EACH));
         }
-        self.start(self.endpoint.dials.need());
     }
 
     /// Dials; when that is late, or the tunnel was repaired meanwhile, a fresh dial begins beside.
@@ -186,20 +270,26 @@ impl Dialler {
         let mut waiting = self.endpoint.lost.wait();
         let mut pause = self.race;
         let began = Instant::now();
-        let dialling = wire::open(&self.tailnet, &self.endpoint.place, self.connect);
+        let dialling = wire::open(&self.tailnet, S::place(&self.endpoint), self.connect);
         tokio::pin!(dialling);
         loop {
             tokio::select! {
                 biased;
                 dialled = &mut dialling => return dialled,
-                () = waiting.repaired() => self.start(self.endpoint.dials.freshen(Duration::ZERO)),
+                () = waiting.repaired() => self.freshen(Duration::ZERO),
                 () = Deadline::after(pause).passed() => {
                     passive::late(&self.endpoint, began.elapsed(), self.clock);
-                    self.start(self.endpoint.dials.freshen(self.race));
+                    self.freshen(self.race);
                     // 250, 550, 950 ms: not a flood.
                     pause += self.race / 5;
                 }
             }
+        }
+    }
+
+    fn freshen(&self, race: Duration) {
+        if let Ok(dials) = S::dials(&self.endpoint) {
+            self.start(dials.freshen(race));
         }
     }
 
@@ -215,16 +305,20 @@ impl Dialler {
         };
         let labels = [endpoint.key.backend.as_str(), failure.kind.as_str()];
         self.metrics.connects.with_label_values(&labels).inc();
-        passive::undialled(endpoint, failure, took, self.clock);
+        if S::tells(failure) {
+            passive::undialled(endpoint, failure, took, self.clock);
+        }
     }
 }
 
 /// The place of a dial among those of its endpoint, which is free again however the dial ends.
-struct Place<'d>(&'d Endpoint, &'d Permit);
+struct Running<'d, S: Speaks>(&'d Endpoint, &'d Permit, PhantomData<S>);
 
-impl Drop for Place<'_> {
+impl<S: Speaks> Drop for Running<'_, S> {
     fn drop(&mut self) {
-        self.0.dials.broke_off(self.1);
+        if let Ok(dials) = S::dials(self.0) {
+            dials.broke_off(self.1);
+        }
     }
 }
 

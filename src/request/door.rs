@@ -11,6 +11,8 @@ pub enum Door {
     Main,
     /// `services.X.listen`: that service, whole.
     Service(ServiceName),
+    /// `services.X.listen_grpc`: the gRPC of that service.
+    Grpc(ServiceName),
 }
 
 impl Door {
@@ -19,7 +21,7 @@ impl Door {
         match self {
             Self::Main => match_route(snapshot, path),
             // The file may know the service no longer; the address goes with a restart.
-            Self::Service(name) => snapshot
+            Self::Service(name) | Self::Grpc(name) => snapshot
                 .service_named(name)
                 .map(|service| &service.whole)
                 .filter(|_| path.starts_with('/')),

@@ -21,6 +21,7 @@ use super::attempt::{Answered, Unanswered};
 use super::call::{Call, Outbound};
 use super::flow::{answer_in_time, total_passed};
 use super::payload::{Payload, paused};
+use super::peer::Peer;
 use super::record::{REQUEST_ID, Record};
 use super::respond::{self, REASON};
 use super::stream::{Coming, Downstream};
@@ -49,6 +50,7 @@ pub(super) struct Asked<'a> {
 struct Came<'a> {
     parts: &'a Parts,
     payload: &'a Payload,
+    peer: &'a Arc<Peer>,
 }
 
 /// Inputs that have to be asked for, by their places.
@@ -118,13 +120,17 @@ fn declines(headers: &HeaderMap) -> bool {
 
 /// Answers it.
 pub(super) async fn serve(
-    call: &Call<'_>,
+    (call, peer): (&Call<'_>, &Arc<Peer>),
     asked: Asked<'_>,
     parts: &Parts,
     payload: &Payload,
     mut record: Box<Record>,
 ) -> Response<Downstream> {
-    let came = Came { parts, payload };
+    let came = Came {
+        parts,
+        payload,
+        peer,
+    };
     let mut table = Table::default();
     loop {
         let (claims, waits) = asked.look(&mut table);
@@ -135,16 +141,18 @@ pub(super) async fn serve(
                 Ok(Part::Vectors(answered, vectors)) => {
                     table.answered = Some((answered, vectors));
                 }
-                Ok(Part::Answer(answered)) => return respond::pass_on(call, answered, record),
+                Ok(Part::Answer(answered)) => {
+                    return respond::pass_on(call, peer, answered, record);
+                }
                 Ok(Part::Useless) => return pass(call, came, record).await,
             }
         }
         // After those that others wait for: nobody waits for somebody who waits.
-        if let Err(failure) = wait(call, waits, &mut table).await {
+        if let Err(failure) = wait((call, peer), waits, &mut table).await {
             return respond::failed(call, failure, record);
         }
         if let Some(all) = table.all(&asked.keys) {
-            return asked.answer(call, table, &all, record);
+            return asked.answer((call, peer), table, &all, record);
         }
     }
 }
@@ -170,7 +178,7 @@ impl Asked<'_> {
     /// The answer, all vectors being there.
     fn answer(
         &self,
-        call: &Call<'_>,
+        (call, peer): (&Call<'_>, &Arc<Peer>),
         table: Table,
         all: &[Bytes],
         record: Box<Record>,
@@ -188,7 +196,7 @@ impl Asked<'_> {
                     answered.response.headers_mut().remove(CONTENT_LENGTH);
                     *answered.response.body_mut() = Coming::Read(body);
                 }
-                respond::pass_on(call, answered, record)
+                respond::pass_on(call, peer, answered, record)
             }
         };
         // Digits and words.
@@ -233,7 +241,7 @@ async fn ask(
     let whole = places.len() == asked.wish.len();
     let began = Instant::now();
     let body = asked.wish.only(&places);
-    let mut answered = answer_in_time(call, &mut came.with(call, body), record).await?;
+    let mut answered = answer_in_time(call, came.peer, &mut came.with(call, body), record).await?;
     let status = answered.response.status();
     if status != StatusCode::OK || answered.response.headers().contains_key(CONTENT_ENCODING) {
         let usable = whole || status != StatusCode::OK;
@@ -243,7 +251,7 @@ async fn ask(
             Part::Useless
         });
     }
-    let bytes = match read(call, &mut answered).await? {
+    let bytes = match read((call, came.peer), &mut answered).await? {
         Read::Whole(bytes) => {
             // Nobody who is still to ask for what we wait for may wait for our place.
             record.gives_up_its_place();
@@ -296,19 +304,23 @@ impl Came<'_> {
 /// Passes the request on as if nothing were kept.
 async fn pass(call: &Call<'_>, came: Came<'_>, mut record: Box<Record>) -> Response<Downstream> {
     let body = Bytes::copy_from_slice(came.payload.held_bytes());
-    match answer_in_time(call, &mut came.with(call, body), &mut record).await {
-        Ok(answered) => respond::pass_on(call, answered, record),
+    match answer_in_time(call, came.peer, &mut came.with(call, body), &mut record).await {
+        Ok(answered) => respond::pass_on(call, came.peer, answered, record),
         Err(why) => respond::unanswered(call, why, record),
     }
 }
 
 /// Waits for what others are asking for. What failed is still missing.
-async fn wait(call: &Call<'_>, waits: Waits, table: &mut Table) -> Result<(), Failure> {
+async fn wait(
+    (call, peer): (&Call<'_>, &Peer),
+    waits: Waits,
+    table: &mut Table,
+) -> Result<(), Failure> {
     for (key, wait) in waits {
         let vector = tokio::select! {
             biased;
             vector = wait.vector() => vector,
-            failure = gone_or_late(call) => return Err(failure),
+            failure = gone_or_late(call, peer) => return Err(failure),
         };
         if let Some(vector) = vector {
             table.vectors.insert(key, vector);
@@ -318,7 +330,10 @@ async fn wait(call: &Call<'_>, waits: Waits, table: &mut Table) -> Result<(), Fa
 }
 
 /// Reads an answer, up to what is read whole. Its connection is free then.
-async fn read(call: &Call<'_>, answered: &mut Answered) -> Result<Read, Unanswered> {
+async fn read(
+    (call, peer): (&Call<'_>, &Peer),
+    answered: &mut Answered,
+) -> Result<Read, Unanswered> {
     let empty = Coming::Read(Bytes::new());
     let mut body = match std::mem::replace(answered.response.body_mut(), empty) {
         Coming::Read(bytes) => return Ok(Read::Whole(bytes)),
@@ -330,7 +345,7 @@ async fn read(call: &Call<'_>, answered: &mut Answered) -> Result<Read, Unanswer
         let frame = tokio::select! {
             biased;
             frame = body.frame() => frame,
-            failure = gone_or_late(call) => return Err(broken(answered, failure)),
+            failure = gone_or_late(call, peer) => return Err(broken(answered, failure)),
             () = paused(call) => {
                 let failure = Failure::answering(Kind::IdleLate, "the answer paused for too long");
                 return Err(broken(answered, failure));
@@ -363,10 +378,10 @@ fn broken(answered: &Answered, failure: Failure) -> Unanswered {
 }
 
 /// Why nothing is waited for any longer.
-async fn gone_or_late(call: &Call<'_>) -> Failure {
+async fn gone_or_late(call: &Call<'_>, peer: &Peer) -> Failure {
     tokio::select! {
         biased;
-        () = call.peer.gone() => Failure::answering(Kind::ClientGone, "the client left"),
+        () = peer.gone() => Failure::answering(Kind::ClientGone, "the client left"),
         () = total_passed(call) => {
             Failure::answering(Kind::TotalLate, "the whole request took too long")
         }

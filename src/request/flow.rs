@@ -18,7 +18,7 @@ use super::rules::{self, Refusal};
 use super::stream::Downstream;
 use super::{Proxy, embeddings, headers, payload, respond, token, tunnel};
 use crate::api::models::{model_of, names_model};
-use crate::plan::route::upstream_path;
+use crate::plan::route::{meaning, upstream_path};
 use crate::words::outcome::{Failure, Kind};
 
 /// Serves one request: check -> match -> read effect -> read body -> plan, dial, forward -> stream.
@@ -56,12 +56,13 @@ pub(super) async fn serve(
         };
     };
     let upstream = upstream_path(route, kind, &path);
+    let (meaning, _) = meaning(route, kind, &request.method, &upstream);
     let mut call = Call::new(
         proxy,
         (&live, route),
-        peer,
+        &peer.listed,
         (request, fields),
-        &upstream,
+        (&upstream, meaning),
         &record,
     );
     call.upgrade = tunnel::wanted(route, request);
@@ -77,7 +78,7 @@ pub(super) async fn serve(
         return respond::goes_round(&call, record);
     }
     peer.upgrading(on_upgrade.is_some());
-    forward(&mut call, (request, body), on_upgrade, record).await
+    forward(&mut call, peer, (request, body), on_upgrade, record).await
 }
 
 /// Whether it may be read at all, by what hyper shows of it and by what hyper hides.
@@ -97,6 +98,7 @@ fn admit(peer: &Peer, request: &Parts, fields: Fields) -> Result<(), Refusal> {
 /// Reads the body, asks the candidates, and answers with what came of it.
 async fn forward(
     call: &mut Call<'_>,
+    peer: &Arc<Peer>,
     (request, body): (&mut Parts, Incoming),
     on_upgrade: Option<OnUpgrade>,
     mut record: Box<Record>,
@@ -105,12 +107,12 @@ async fn forward(
     let payload = match payload::read(call, body, named).await {
         Ok(payload) => payload,
         Err(failure) => {
-            call.peer.refused();
+            peer.refused();
             return respond::failed(call, failure, record);
         }
     };
-    if call.peer.is_bad_body() {
-        call.peer.refused();
+    if peer.is_bad_body() {
+        peer.refused();
         let failure = Failure::unsent(Kind::ClientBody, "its chunks do not end as HTTP says");
         return respond::failed(call, failure, record);
     }
@@ -120,12 +122,19 @@ async fn forward(
     }
     let call = &*call;
     if payload.is_stream() {
-        call.peer.body_waits();
+        peer.body_waits();
     }
     record.read(payload.held(), payload.body.passed());
     if let Some(asked) = embeddings::asked(call, request, &payload) {
         // Boxed, so that all others do not carry the room for it.
-        return Box::pin(embeddings::serve(call, asked, request, &payload, record)).await;
+        return Box::pin(embeddings::serve(
+            (call, peer),
+            asked,
+            request,
+            &payload,
+            record,
+        ))
+        .await;
     }
     let mut outbound = Outbound::new(
         call,
@@ -134,13 +143,13 @@ async fn forward(
         std::mem::take(&mut request.headers),
         payload,
     );
-    match answer_in_time(call, &mut outbound, &mut record).await {
+    match answer_in_time(call, peer, &mut outbound, &mut record).await {
         Ok(answered) => {
             if let Some(client) = on_upgrade.filter(|_| answered.switches()) {
-                return respond::switch(call, answered, client, record);
+                return respond::switch(call, peer, answered, client, record);
             }
-            call.peer.upgrading(false);
-            respond::pass_on(call, answered, record)
+            peer.upgrading(false);
+            respond::pass_on(call, peer, answered, record)
         }
         Err(why) => respond::unanswered(call, why, record),
     }
@@ -149,6 +158,7 @@ async fn forward(
 /// The attempt loop within `total`, where there is one, for as long as the client is there.
 pub(super) async fn answer_in_time(
     call: &Call<'_>,
+    peer: &Peer,
     outbound: &mut Outbound,
     record: &mut Record,
 ) -> Result<Box<Answered>, Unanswered> {
@@ -167,7 +177,7 @@ pub(super) async fn answer_in_time(
     tokio::select! {
         biased;
         answered = answer(call, outbound, record) => answered,
-        () = call.peer.gone() => failed(Kind::ClientGone, "the client left"),
+        () = peer.gone() => failed(Kind::ClientGone, "the client left"),
         () = total_passed(call) => failed(Kind::TotalLate, "the whole request took too long"),
     }
 }

@@ -20,6 +20,7 @@ mod embeddings;
 mod fields;
 mod flow;
 mod gate;
+mod grpc;
 pub mod head_timer;
 mod headers;
 mod payload;
@@ -94,7 +95,7 @@ impl Proxy {
     fn look_for_a_freeze(&self, wall: Timestamp, now: Instant) {
         if self.pulse.beat_at(wall, now).is_some() {
             for endpoint in self.store.live().endpoints.iter().flatten() {
-                endpoint.idle.clear();
+                endpoint.forget_connections();
             }
         }
     }

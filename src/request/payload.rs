@@ -22,7 +22,7 @@ use crate::words::effect::Effect;
 use crate::words::outcome::{Failure, Kind};
 
 /// Largest body read whole, in bytes.
-const WHOLE: usize = 64 * 1024;
+pub(super) const WHOLE: usize = 64 * 1024;
 /// The same for inference: images are part of prompts.
 const WHOLE_INFERENCE: usize = 8 * 1024 * 1024;
 /// All bodies held whole together, in bytes.
@@ -39,7 +39,7 @@ pub(super) struct Payload {
 }
 
 /// A part of the budget, given back on drop.
-struct Reserved {
+pub(super) struct Reserved {
     bytes: usize,
     budget: Budget,
 }
@@ -59,10 +59,7 @@ pub(super) async fn read(
     } else {
         WHOLE
     };
-    let mut reserved = Reserved {
-        bytes: 0,
-        budget: call.proxy.budget.clone(),
-    };
+    let mut reserved = Reserved::none(&call.proxy.budget);
     if body.is_end_stream() {
         return Ok(Payload {
             body: Outgoing::empty(),
@@ -145,14 +142,14 @@ pub(super) async fn paused(call: &Call<'_>) {
 }
 
 /// One piece is kept as it is, several are joined.
-enum Pieces {
+pub(super) enum Pieces {
     None,
     One(Bytes),
     Several(BytesMut),
 }
 
 impl Pieces {
-    fn and(self, piece: Bytes) -> Self {
+    pub(super) fn and(self, piece: Bytes) -> Self {
         match self {
             Self::None => Self::One(piece),
             Self::One(first) => {
@@ -168,7 +165,7 @@ impl Pieces {
         }
     }
 
-    fn join(self) -> Bytes {
+    pub(super) fn join(self) -> Bytes {
         match self {
             Self::None => Bytes::new(),
             Self::One(piece) => piece,
@@ -193,10 +190,7 @@ impl Payload {
     pub(super) fn instead(&self, bytes: Bytes) -> Self {
         Self {
             body: Outgoing::Whole(bytes),
-            reserved: Reserved {
-                bytes: 0,
-                budget: self.reserved.budget.clone(),
-            },
+            reserved: Reserved::none(&self.reserved.budget),
         }
     }
 
@@ -215,8 +209,21 @@ impl Payload {
 }
 
 impl Reserved {
+    /// Nothing yet of `budget`.
+    pub(super) fn none(budget: &Budget) -> Self {
+        Self {
+            bytes: 0,
+            budget: budget.clone(),
+        }
+    }
+
+    /// Bytes of it.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Takes `more` bytes; whether there were as many.
-    fn grow(&mut self, more: usize) -> bool {
+    pub(super) fn grow(&mut self, more: usize) -> bool {
         let taken = self
             .budget
             .0

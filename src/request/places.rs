@@ -18,9 +18,6 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::respond;
-use super::rules::Refusal;
-
 /// More connections than this are no app's.
 const MOST: u64 = 16_384;
 /// Descriptors that are not for requests: listeners, log, files, probes, the admin listener.
@@ -44,13 +41,14 @@ pub(super) struct Places {
 }
 
 impl Places {
-    pub(super) fn new() -> Self {
+    /// Those of a listener that tells `answer` to whoever finds none.
+    pub(super) fn new(answer: Vec<u8>) -> Self {
         let most = most(getrlimit(Resource::Nofile).current);
         Self {
             most: usize::try_from(most).unwrap_or(usize::MAX),
             full: false,
             telling: Arc::new(Semaphore::new(TOLD)),
-            answer: respond::refused_bare(Refusal::Full).into(),
+            answer: answer.into(),
         }
     }
 

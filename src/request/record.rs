@@ -292,6 +292,11 @@ impl Record {
         self.write(End::Complete, now);
     }
 
+    /// The answer says, behind its head, what a status would say in HTTP.
+    pub(super) fn turned_out(&mut self, status: StatusCode) {
+        self.status = status.as_u16();
+    }
+
     /// A piece of the answer passed.
     pub(super) fn passed(&mut self, bytes: usize) {
         self.bytes_out += bytes as u64;

@@ -18,6 +18,7 @@ use hyper::upgrade::OnUpgrade;
 use super::attempt::{Answered, Unanswered};
 use super::call::Call;
 use super::headers;
+use super::peer::Peer;
 use super::queue;
 use super::record::{REQUEST_ID, Record, failure_word};
 use super::rules::Refusal;
@@ -50,6 +51,7 @@ const ROUTES_TOLD: usize = 50;
 /// Passes an upstream's answer on.
 pub(super) fn pass_on(
     call: &Call<'_>,
+    peer: &Arc<Peer>,
     answered: Box<Answered>,
     mut record: Box<Record>,
 ) -> Response<Downstream> {
@@ -66,7 +68,7 @@ pub(super) fn pass_on(
     sign(&mut parts.headers, &endpoint, &record);
     let watch = Watch::new(call.idle_bound(), call.total, at);
     let watcher = watcher(call, parts.status, &mut parts.headers);
-    let peer = Arc::clone(call.peer);
+    let peer = Arc::clone(peer);
     let body = Passing::new(body, connection, endpoint, record, watch, peer).watched(watcher);
     Response::from_parts(parts, Downstream::Passing(Box::new(body)))
 }
@@ -86,7 +88,7 @@ fn watcher(call: &Call<'_>, status: StatusCode, headers: &mut HeaderMap) -> Opti
 }
 
 /// Says in an answer of the upstream's who answered and why, and by which id it is in our log.
-fn sign(headers: &mut HeaderMap, endpoint: &Endpoint, record: &Record) {
+pub(super) fn sign(headers: &mut HeaderMap, endpoint: &Endpoint, record: &Record) {
     headers.insert(BACKEND, endpoint.name.clone());
     headers.insert(REASON, record.reason());
     if let Some(queue) = record.queue() {
@@ -99,13 +101,14 @@ fn sign(headers: &mut HeaderMap, endpoint: &Endpoint, record: &Record) {
 /// Passes on that the upstream switches to another protocol, which follows when hyper is done.
 pub(super) fn switch(
     call: &Call<'_>,
+    peer: &Arc<Peer>,
     mut answered: Box<Answered>,
     client: OnUpgrade,
     record: Box<Record>,
 ) -> Response<Downstream> {
     let upstream = hyper::upgrade::on(&mut answered.response);
     let Some(connection) = answered.connection.take() else {
-        return pass_on(call, answered, record);
+        return pass_on(call, peer, answered, record);
     };
     let mut record = record;
     let status = StatusCode::SWITCHING_PROTOCOLS;
@@ -119,7 +122,7 @@ pub(super) fn switch(
     headers::for_client(headers, spoken, &call.view(&answered.endpoint));
     tunnel::announce(headers, protocol.unwrap_or(HeaderValue::from_static("")));
     sign(headers, &answered.endpoint, &record);
-    call.peer.tunnel(Tunnel {
+    peer.tunnel(Tunnel {
         client,
         upstream,
         connection,
@@ -169,7 +172,13 @@ pub(super) fn unanswered(
     why: Unanswered,
     record: Box<Record>,
 ) -> Response<Downstream> {
-    let problem = match why {
+    let problem = problem_of(call, why);
+    write(call.service().kind, call.path, &problem, record)
+}
+
+/// Why there is no answer, before it is put into a dialect.
+pub(super) fn problem_of(call: &Call<'_>, why: Unanswered) -> Problem {
+    match why {
         Unanswered::Refused { refusal, active } => {
             let mut problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, refusal.as_str());
             let backend = name(&call.live.snapshot, active.backend);
@@ -188,8 +197,7 @@ pub(super) fn unanswered(
             endpoint,
             missing,
         } => of_failure(call, &failure, endpoint.as_ref(), missing),
-    };
-    write(call.service().kind, call.path, &problem, record)
+    }
 }
 
 /// Says that the client's own body is at fault, or that the whole request took too long.
@@ -222,7 +230,7 @@ pub(super) fn unauthorized_nowhere(record: Box<Record>) -> Response<Downstream> 
     write(ServiceKind::Http, "/", &challenge(), record)
 }
 
-fn challenge() -> Problem {
+pub(super) fn challenge() -> Problem {
     let mut problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized");
     problem.proxy_error = "http_request_denied";
     problem.close = true;
@@ -233,6 +241,11 @@ fn challenge() -> Problem {
 
 /// Says that a backend's address leads back to us (RFC 5842 7.2).
 pub(super) fn goes_round(call: &Call<'_>, record: Box<Record>) -> Response<Downstream> {
+    write(call.service().kind, call.path, &round_trip(call), record)
+}
+
+/// The same before it is put into a dialect.
+pub(super) fn round_trip(call: &Call<'_>) -> Problem {
     let mut problem = Problem::new(StatusCode::LOOP_DETECTED, "loop");
     problem.proxy_error = "proxy_loop_detected";
     problem.text = format!(
@@ -240,7 +253,7 @@ pub(super) fn goes_round(call: &Call<'_>, record: Box<Record>) -> Response<Downs
         a_request(call),
         call.service().name,
     );
-    write(call.service().kind, call.path, &problem, record)
+    problem
 }
 
 /// Says that no route leads anywhere.
@@ -260,23 +273,23 @@ pub(super) fn no_route(snapshot: &Snapshot, record: Box<Record>) -> Response<Dow
 }
 
 /// An error of ours before it is put into a dialect.
-struct Problem {
-    status: StatusCode,
+pub(super) struct Problem {
+    pub(super) status: StatusCode,
     /// The word in `x-tailhop-reason` and the metric.
-    word: &'static str,
+    pub(super) word: &'static str,
     /// The error type of RFC 9209.
     proxy_error: &'static str,
-    text: String,
+    pub(super) text: String,
     /// What the service itself would say, before our own words.
-    words: Option<&'static str>,
-    retry_after: Option<Duration>,
+    pub(super) words: Option<&'static str>,
+    pub(super) retry_after: Option<Duration>,
     close: bool,
     /// There is nobody to tell.
-    gone: bool,
+    pub(super) gone: bool,
 }
 
 impl Problem {
-    fn new(status: StatusCode, word: &'static str) -> Self {
+    pub(super) fn new(status: StatusCode, word: &'static str) -> Self {
         Self {
             status,
             word,
@@ -469,7 +482,7 @@ fn write(
     response
 }
 
-fn name(snapshot: &Snapshot, backend: BackendId) -> &str {
+pub(super) fn name(snapshot: &Snapshot, backend: BackendId) -> &str {
     snapshot.backend(backend).name.as_str()
 }
 

@@ -65,6 +65,8 @@ pub(super) enum Refusal {
     LateHead,
     /// As many connections as we hold.
     Full,
+    /// HTTP/1 at an address for gRPC.
+    NotGrpc,
 }
 
 impl Refusal {
@@ -78,6 +80,7 @@ impl Refusal {
             Self::LargeHead => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Encoding => StatusCode::NOT_IMPLEMENTED,
             Self::Full => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotGrpc => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             _ => StatusCode::BAD_REQUEST,
         }
     }
@@ -103,6 +106,7 @@ impl Refusal {
             Self::LargeHead => "large-head",
             Self::LateHead => "late-head",
             Self::Full => "full",
+            Self::NotGrpc => "not-grpc",
         }
     }
 
@@ -128,6 +132,9 @@ impl Refusal {
                 "the request's head is larger than 32 KiB, or has more than 100 fields."
             }
             Self::LateHead => "the request's head did not end in time.",
+            Self::NotGrpc => {
+                "this address takes gRPC only, by HTTP/2 without TLS (prior knowledge). The HTTP API has another address."
+            }
             Self::Full => "no more client connections can be held. Close idle ones, or try again.",
         }
     }

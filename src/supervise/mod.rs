@@ -495,7 +495,14 @@ pub fn port_clash(snapshot: &Snapshot, environment: &Environment) -> Option<(Str
     let own = snapshot
         .services
         .iter()
-        .filter_map(|service| Some((format!("services.{}.listen", service.name), service.listen?)));
+        .flat_map(|service| {
+            let own = [
+                ("listen", service.listen),
+                ("listen_grpc", service.listen_grpc),
+            ];
+            own.map(|(key, at)| Some((format!("services.{}.{key}", service.name), at?)))
+        })
+        .flatten();
     let all = [("listen.data", listen.data), ("listen.admin", listen.admin)];
     let all = all
         .into_iter()

@@ -6,6 +6,7 @@
 pub mod dial;
 mod handshake;
 mod head;
+pub mod heard;
 mod meaning;
 pub mod stream;
 pub mod tls;

@@ -18,12 +18,18 @@ use crate::words::outcome::{Failure, Kind};
 
 /// The settings of all that trust the public roots.
 static PUBLIC: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+/// The same for HTTP/2.
+static PUBLIC_2: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+/// As ALPN names HTTP/2 (RFC 9113 3.2).
+const HTTP_2: &[u8] = b"h2";
 
 /// TLS to servers that the same roots vouch for.
 #[derive(Debug)]
 pub struct Tls {
     /// `None`: the public ones.
     roots: Option<Vec<CertificateDer<'static>>>,
+    /// Whether HTTP/2 is asked for, and nothing else taken.
+    http2: bool,
     own: OnceLock<Arc<ClientConfig>>,
 }
 
@@ -32,7 +38,16 @@ impl Tls {
     pub fn trusting(roots: Option<Vec<CertificateDer<'static>>>) -> Self {
         Self {
             roots,
+            http2: false,
             own: OnceLock::new(),
+        }
+    }
+
+    /// The same for a connection that is to speak HTTP/2.
+    pub fn for_http2(roots: Option<Vec<CertificateDer<'static>>>) -> Self {
+        Self {
+            http2: true,
+            ..Self::trusting(roots)
         }
     }
 
@@ -42,24 +57,32 @@ impl Tls {
             .map_err(|_| untrusted(format!("no certificate can be for {host:?}")))?;
         let shaken = TlsConnector::from(self.settings()?).connect(name, stream);
         let shaken = shaken.await.map_err(|error| failure(host, &error))?;
+        if self.http2 && shaken.get_ref().1.alpn_protocol() != Some(HTTP_2) {
+            return Err(odd("the server does not offer HTTP/2 there".to_owned()));
+        }
         Ok(Stream::tls(shaken))
     }
 
     fn settings(&self) -> Result<Arc<ClientConfig>, Failure> {
         let (cell, roots) = match &self.roots {
+            None if self.http2 => (&PUBLIC_2, None),
             None => (&PUBLIC, None),
             Some(roots) => (&self.own, Some(roots)),
         };
+        let protocol = if self.http2 { HTTP_2 } else { b"http/1.1" };
         if let Some(made) = cell.get() {
             return Ok(Arc::clone(made));
         }
-        let made = settings(roots.map(Vec::as_slice))
+        let made = settings(roots.map(Vec::as_slice), protocol)
             .map_err(|error| Failure::unsent(Kind::Tls, error.to_string()))?;
         Ok(Arc::clone(cell.get_or_init(|| Arc::new(made))))
     }
 }
 
-fn settings(roots: Option<&[CertificateDer<'static>]>) -> Result<ClientConfig, Error> {
+fn settings(
+    roots: Option<&[CertificateDer<'static>]>,
+    protocol: &[u8],
+) -> Result<ClientConfig, Error> {
     let mut store = RootCertStore::empty();
     match roots {
         None => store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
@@ -71,7 +94,7 @@ fn settings(roots: Option<&[CertificateDer<'static>]>) -> Result<ClientConfig, E
         .with_safe_default_protocol_versions()?
         .with_root_certificates(store)
         .with_no_client_auth();
-    settings.alpn_protocols = vec![b"http/1.1".to_vec()];
+    settings.alpn_protocols = vec![protocol.to_vec()];
     settings.resumption = Resumption::disabled();
     Ok(settings)
 }
@@ -141,6 +164,8 @@ mod tests {
         assert!(Arc::ptr_eq(&made, &one.settings().unwrap()));
         assert!(Arc::ptr_eq(&made, &other.settings().unwrap()));
         assert_eq!(made.alpn_protocols, [b"http/1.1"]);
+        let second = Tls::for_http2(None);
+        assert_eq!(second.settings().unwrap().alpn_protocols, [HTTP_2]);
         let own = Tls::trusting(Some(Vec::new()));
         assert!(!Arc::ptr_eq(&made, &own.settings().unwrap()));
         assert!(Arc::ptr_eq(

@@ -5,8 +5,9 @@
     TAILHOP_MODEL       an Ollama model that chats and embeds, default tiny
     TAILHOP_SLOW_MODEL  one whose tokens take milliseconds, for test_models.py
     TAILHOP_KEPT        the path of a service with a cache, for the same
-    TAILHOP_OLLAMA_PORT, TAILHOP_QDRANT_PORT
-                        of the services' own addresses, default 11434 and 6333
+    TAILHOP_OLLAMA_PORT, TAILHOP_QDRANT_PORT, TAILHOP_QDRANT_GRPC_PORT
+                        of the services' own addresses, default 11434, 6333 and 6334
+    TAILHOP_BIN         a binary of tailhop, for tests that need one of their own
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import ollama
 import pytest
@@ -59,9 +61,22 @@ def chat(ollama_url: str) -> ollama.Client:
     return ollama.Client(host=ollama_url, timeout=60)
 
 
+def qdrant_client(dialect: str, client: type[Any] = QdrantClient) -> Any:
+    """As an app builds it: `rest` by the route, `grpc` by the address of its own."""
+    grpc_port = int(os.environ.get("TAILHOP_QDRANT_GRPC_PORT", "6334"))
+    return client(
+        url=f"{tailhop_url()}/qdrant", prefer_grpc=dialect == "grpc", grpc_port=grpc_port
+    )
+
+
 @pytest.fixture
-def vectors(qdrant_url: str) -> QdrantClient:
-    return QdrantClient(url=qdrant_url)
+def vectors(dialect: str) -> QdrantClient:
+    return qdrant_client(dialect)
+
+
+@pytest.fixture(scope="session", params=["rest", "grpc"])
+def dialect(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 @pytest.fixture

@@ -2,9 +2,10 @@
 
 Owns the routes that clients need for collections and points, with the envelope, the error texts
 and the 5 s keep-alive of the server; qdrant_stand_in_grpc.py has the same by gRPC, for who asks for
-it. It is not Qdrant: no snapshots, no cluster, no api-key, and collections are gone when it ends. Settings other than those of vectors (HNSW, strict mode,
-metadata) are kept and told and have no effect. Points, vectors of all kinds, payload indexes,
-distances and filters are the real engine's (PyPI qdrant-edge-py).
+it. It is not Qdrant: no snapshots, no cluster, no api-key, and collections are gone when it ends.
+Settings other than those of vectors (HNSW, strict mode, metadata) are kept and told and have no
+effect. Points, vectors of all kinds, payload indexes, distances and filters are the real engine's
+(PyPI qdrant-edge-py).
 
     python qdrant_stand_in.py --listen 127.0.0.1:6333 [--listen-grpc 127.0.0.1:6334] --data FOLDER
 """

@@ -1,14 +1,19 @@
-"""`qdrant-client` works through tailhop with nothing changed but its URL.
+"""`qdrant-client` works through tailhop with nothing changed but its URL, by REST and by gRPC.
 
 The URL names its port: without one the client would add 6333.
 """
 
 from __future__ import annotations
 
+import asyncio
+
+import grpc
 import pytest
 import requests
-from qdrant_client import QdrantClient, models
+from qdrant_client import AsyncQdrantClient, QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
+
+from conftest import qdrant_client
 
 POINTS = [
     models.PointStruct(id=1, vector=[1.0, 0.0, 0.0, 0.0], payload={"city": "Tokyo"}),
@@ -87,7 +92,34 @@ def test_deleted_points_are_gone(vectors: QdrantClient, filled: str) -> None:
 
 
 def test_a_missing_collection_keeps_the_servers_words(vectors: QdrantClient) -> None:
-    with pytest.raises(UnexpectedResponse) as error:
+    with pytest.raises((UnexpectedResponse, grpc.RpcError)) as caught:
         vectors.get_collection("no-such-collection")
-    assert error.value.status_code == 404
-    assert b"`no-such-collection` doesn't exist" in error.value.content
+    error = caught.value
+    if isinstance(error, UnexpectedResponse):
+        assert error.status_code == 404
+        assert b"`no-such-collection` doesn't exist" in error.content
+    else:
+        assert error.code() == grpc.StatusCode.NOT_FOUND
+        assert "`no-such-collection` doesn't exist" in error.details()
+
+
+def test_the_async_client_asks_many_things_at_once(dialect: str, filled: str) -> None:
+    async def search() -> list[int]:
+        client = qdrant_client(dialect, AsyncQdrantClient)
+        asked = [client.query_points(filled, query=point.vector, limit=1) for point in POINTS * 30]
+        found = [answer.points[0].id for answer in await asyncio.gather(*asked)]
+        await client.close()
+        return found
+
+    assert asyncio.run(search()) == [point.id for point in POINTS] * 30
+
+
+def test_a_message_of_32_megabytes_passes_both_ways(vectors: QdrantClient, collection: str) -> None:
+    text = "0123456789abcdef" * 65536
+    points = [
+        models.PointStruct(id=number, vector=[1.0, 0.0, 0.0, 0.0], payload={"text": text})
+        for number in range(32)
+    ]
+    vectors.upsert(collection, points, wait=True, timeout=60)
+    back = vectors.retrieve(collection, ids=range(32), timeout=60)
+    assert [point.payload["text"] == text for point in back] == [True] * 32

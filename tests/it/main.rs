@@ -14,6 +14,7 @@ mod ends;
 mod explain;
 mod forward;
 mod framing;
+mod grpc;
 mod headers;
 mod honest;
 mod limits;

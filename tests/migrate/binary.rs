@@ -57,14 +57,7 @@ async fn two_urls_need_no_configuration_and_the_answer_tells_what_came_of_it() {
     );
     stage.assert_same("docs");
 
-    stage
-        .target
-        .store()
-        .collections
-        .get_mut("docs")
-        .unwrap()
-        .points
-        .pop_first();
+    stage.target.lose_first_point("docs");
     let output = migrate(&stage, &[&keys[..], &["--verify-only", "--json"]].concat()).await;
     let (said, _) = texts(&output);
     assert_eq!(output.status.code(), Some(1));

@@ -22,8 +22,8 @@ const POINTS: u64 = 4_000;
 const KILLS: u64 = 20;
 
 /// A stand-in for Qdrant, with Qdrant's engine. Ends when it is dropped.
-struct Engine {
-    url: String,
+pub(crate) struct Engine {
+    pub(crate) url: String,
     process: Child,
 }
 
@@ -35,7 +35,7 @@ impl Drop for Engine {
 }
 
 impl Engine {
-    fn start(python: &Path, data: &Path) -> Self {
+    pub(crate) fn start(python: &Path, data: &Path) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut process = Command::new(python)
             .arg(root.join("tests/clients/qdrant_stand_in.py"))
@@ -58,7 +58,7 @@ impl Engine {
         Self { url, process }
     }
 
-    async fn ask(&self, method: Method, path: &str, body: &Value) -> Value {
+    pub(crate) async fn ask(&self, method: Method, path: &str, body: &Value) -> Value {
         let tailnet = Arc::new(Tailnet::new(no_tailnet(), Clock::system()));
         let address = of_url(&self.url, None).unwrap();
         let site = Site::new(
@@ -200,7 +200,7 @@ async fn twenty_kills_leave_nothing_out_and_one_changed_float_is_found() {
 }
 
 /// The Python that has the engine, from the cache or built now.
-fn python() -> Result<PathBuf, String> {
+pub(crate) fn python() -> Result<PathBuf, String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rig/build.sh");
     let output = Command::new(&script)
         .arg("python")
@@ -218,7 +218,7 @@ fn python() -> Result<PathBuf, String> {
         .ok_or_else(|| format!("no folder in {said:?}"))
 }
 
-fn skip(why: &str) {
+pub(crate) fn skip(why: &str) {
     let required = std::env::var_os("TAILHOP_REQUIRE_RIG").is_some_and(|value| value == "1");
     assert!(!required, "{why}");
     let _ = writeln!(std::io::stderr(), "skipped: {why}");

@@ -10,6 +10,7 @@ mod engine;
 mod over;
 mod qdrant;
 mod refused;
+mod runbook;
 mod stops;
 mod whole;
 

@@ -103,6 +103,13 @@ impl Qdrant {
         self.store.lock().unwrap()
     }
 
+    /// A point is gone, of those that it has, without anybody having asked for that.
+    pub(crate) fn lose_first_point(&self, collection: &str) {
+        let mut store = self.store();
+        let points = &mut store.collections.get_mut(collection).unwrap().points;
+        points.pop_first().unwrap();
+    }
+
     /// Called before each request, with its method and path.
     pub(crate) fn before_each(&self, hook: impl FnMut(&mut Store, &str) + Send + 'static) {
         *self.hook.lock().unwrap() = Some(Box::new(hook));

@@ -168,14 +168,7 @@ async fn counts_compare_the_number_of_points_alone() {
         ..wanted()
     };
     assert!(stage.run(counts()).await.unwrap().equal);
-    stage
-        .target
-        .store()
-        .collections
-        .get_mut("docs")
-        .unwrap()
-        .points
-        .pop_first();
+    stage.target.lose_first_point("docs");
     let only = Wanted {
         verify: Verify::Counts,
         ..verify_only()

@@ -25,6 +25,8 @@ pub(crate) const ADMIN: SocketAddr =
 pub(crate) const OWN_OLLAMA: &str = "127.0.0.1:11434";
 /// The same for Qdrant.
 pub(crate) const OWN_QDRANT: &str = "127.0.0.1:6333";
+/// The same for its gRPC.
+pub(crate) const OWN_QDRANT_GRPC: &str = "127.0.0.1:6334";
 /// The port of the object store on both Macs.
 pub(crate) const STORAGE: u16 = 9000;
 /// Its route, of which nothing is changed.
@@ -219,10 +221,11 @@ impl Routing {
         if !admins.is_empty() {
             data.set_ip([127, 0, 0, 2].into());
         }
-        let own = |address: &str| {
-            let listen = format!("listen = \"{address}\"");
+        let own = |key: &str, address: &str| {
+            let listen = format!("{key} = \"{address}\"");
             own_addresses.then_some(listen).unwrap_or_default()
         };
+        let comma = if *own_addresses { "," } else { "" };
         let cache = if *store { "cache = {}, " } else { "" };
         let store = store.then(routes_with_store).unwrap_or_default();
         let socket = rig.cr.socket();
@@ -247,7 +250,7 @@ impl Routing {
 
             [services]
             ollama = {{ {cache}{ollama} }}
-            qdrant = {{ {qdrant} }}
+            qdrant = {{ {qdrant}{comma} {qdrant_grpc} }}
             {store}
             {head}
 
@@ -257,8 +260,9 @@ impl Routing {
             switch   = [{{ at = {switch_at}, to = "mac-dev1" }}]
             "#,
             socket = socket.display(),
-            ollama = own(OWN_OLLAMA),
-            qdrant = own(OWN_QDRANT),
+            ollama = own("listen", OWN_OLLAMA),
+            qdrant = own("listen", OWN_QDRANT),
+            qdrant_grpc = own("listen_grpc", OWN_QDRANT_GRPC),
         )
     }
 }

@@ -29,6 +29,8 @@ use super::net::Host;
 pub(crate) const OLLAMA: u16 = 11434;
 /// Qdrant's port.
 pub(crate) const QDRANT: u16 = 6333;
+/// The port of its gRPC, where only the stand-in listens.
+pub(crate) const QDRANT_GRPC: u16 = 6334;
 
 /// How many pieces a chat stream has, the last one with `done:true`.
 pub(crate) const CHAT_PIECES: usize = 6;

@@ -3,16 +3,19 @@
 //! Owns the servers on both Macs, in the places of the scripted ones, and the pytest run in the
 //! container.
 
+use std::ffi::OsString;
 use std::io::ErrorKind;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::net::TcpStream;
 
 use super::client;
-use super::hop::{ADMIN, BUCKET, DATA, OWN_OLLAMA, OWN_QDRANT, STORAGE};
-use super::mac::{OLLAMA, QDRANT};
+use super::hop::{ADMIN, BUCKET, DATA, OWN_OLLAMA, OWN_QDRANT, OWN_QDRANT_GRPC, STORAGE, binary};
+use super::mac::{OLLAMA, QDRANT, QDRANT_GRPC};
 use super::net::Host;
 use super::parts::{Missing, part};
 use super::process::Process;
@@ -53,7 +56,8 @@ impl Services {
             let [stand_in, storage] = start_stand_ins(&node.host, &python, &folder);
             until_answering(&node.host, &model_server, OLLAMA, "/api/version");
             until_answering(&node.host, &stand_in, QDRANT, "/readyz");
-            until_listening(&node.host, &storage);
+            until_listening(&node.host, &stand_in, QDRANT_GRPC);
+            until_listening(&node.host, &storage, STORAGE);
             servers.extend([model_server, stand_in, storage]);
         }
         Ok(Self { python, servers })
@@ -92,6 +96,8 @@ impl Services {
             .env("TAILHOP_ADMIN_URL", format!("http://{ADMIN}"))
             .env("TAILHOP_OLLAMA_PORT", port(OWN_OLLAMA))
             .env("TAILHOP_QDRANT_PORT", port(OWN_QDRANT))
+            .env("TAILHOP_QDRANT_GRPC_PORT", port(OWN_QDRANT_GRPC))
+            .env("TAILHOP_BIN", binary())
             .env("TAILHOP_BUCKET", BUCKET)
             .env("TAILHOP_KEPT", "/ollama")
             .env("TAILHOP_SLOW_MODEL", "slow")
@@ -100,7 +106,7 @@ impl Services {
             .arg(clients());
         let log = home.join("log");
         let mut pytest = Process::start(&rig.cr.host, &mut command, &log).expect("pytest starts");
-        let status = pytest.end(Duration::from_mins(4)).await;
+        let status = pytest.end(Duration::from_mins(6)).await;
         Tests {
             passed: status.success(),
             said: pytest.log(),
@@ -121,7 +127,7 @@ fn start_ollama(host: &Host, ollama: &Path, folder: &Path) -> Process {
 }
 
 fn start_stand_ins(host: &Host, python: &Path, folder: &Path) -> [Process; 2] {
-    let start = |script: &str, port: u16, more: &[&Path]| {
+    let start = |script: &str, port: u16, more: &[OsString]| {
         let mut command = Command::new(python);
         command
             .env_clear()
@@ -133,20 +139,24 @@ fn start_stand_ins(host: &Host, python: &Path, folder: &Path) -> [Process; 2] {
         let log = folder.join(format!("{script}.log"));
         Process::start(host, &mut command, &log).expect("the stand-in starts")
     };
-    let data = [Path::new("--data"), &folder.join("qdrant")];
+    let qdrant = [
+        format!("--listen-grpc=127.0.0.1:{QDRANT_GRPC}").into(),
+        "--data".into(),
+        folder.join("qdrant").into(),
+    ];
     [
-        start("qdrant_stand_in", QDRANT, &data),
+        start("qdrant_stand_in", QDRANT, &qdrant),
         start("storage_stand_in", STORAGE, &[]),
     ]
 }
 
-/// The store answers 403 to whoever does not sign.
-fn until_listening(host: &Host, storage: &Process) {
+/// For those of whom no plain request is answered well.
+fn until_listening(host: &Host, server: &Process, port: u16) {
     host.run(async || {
-        let what = format_args!("the store of {} answers\n{storage}", host.name);
+        let what = format_args!("port {port} of {} accepts\n{server}", host.name);
         eventually(what, Duration::from_secs(20), async || {
-            let place = ([127, 0, 0, 1], STORAGE).into();
-            client::get(place, "/").await.ok().map(drop)
+            let place = (Ipv4Addr::LOCALHOST, port);
+            TcpStream::connect(place).await.ok().map(drop)
         })
         .await;
     });

@@ -67,11 +67,7 @@ pub(crate) async fn counted(aim: Aim, connections: usize, requests: usize, fresh
 }
 
 async fn work(aim: &Aim, mut kept: Option<Kept>, left: &AtomicUsize, tally: &Mutex<Tally>) {
-    let one_less = |left: usize| left.checked_sub(1);
-    while left
-        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
-        .is_ok()
-    {
+    while take_one(left) {
         let began = Instant::now();
         let answered = match &mut kept {
             Some(kept) => kept.ask(aim).await,
@@ -79,6 +75,13 @@ async fn work(aim: &Aim, mut kept: Option<Kept>, left: &AtomicUsize, tally: &Mut
         };
         tally.lock().unwrap().count(began, answered);
     }
+}
+
+/// Takes one of what is left to ask; whether there was one.
+pub(crate) fn take_one(left: &AtomicUsize) -> bool {
+    let one_less = |left: usize| left.checked_sub(1);
+    let taken = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
+    taken.is_ok()
 }
 
 /// On a connection of its own, which the client closes, as one that makes a new client each time.
@@ -119,7 +122,8 @@ pub(crate) async fn paced(aim: Aim, connections: u32, rate: u32) {
 }
 
 impl Tally {
-    fn count(&mut self, began: Instant, answered: Option<usize>) {
+    /// Counts one that began then; `answered`: the bytes of a good answer.
+    pub(crate) fn count(&mut self, began: Instant, answered: Option<usize>) {
         match answered {
             Some(bytes) => {
                 self.took.push(began.elapsed().as_secs_f64() * 1e6);

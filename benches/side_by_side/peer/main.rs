@@ -2,14 +2,15 @@
 //!
 //! Owns no judgement: it counts and times, one JSON object a run on standard output, and the driver
 //! (`../run`) makes ratios of it. Cheap on purpose, so that one core carries both ends while the
-//! proxy has the other one: one thread, hand-made heads, no client library. Units: nanoseconds in
+//! proxy has the other one: one thread, hand-made heads (gRPC: h2), no client library. Units: nanoseconds in
 //! tokens, microseconds in results.
 //!
-//!     peer origin                                      prints its two ports, ends with its input
+//!     peer origin                                      prints its three ports, ends with its input
 //!     peer requests ADDRESS METHOD TARGET CONNECTIONS REQUESTS kept|fresh
 //!     peer paced ADDRESS METHOD TARGET CONNECTIONS RATE            ends with its input
 //!     peer streams ADDRESS TARGET COUNT                ends with its input
 //!     peer tokens ADDRESS TARGET COUNT SECONDS
+//!     peer calls ADDRESS METHOD CONNECTIONS AT_ONCE CALLS
 //!
 //! What is measured begins with a line on standard input, after `ready` was said.
 
@@ -20,6 +21,7 @@
     reason = "real time, and nothing of the product's runs here"
 )]
 
+mod calls;
 mod http;
 mod load;
 mod origin;
@@ -33,6 +35,7 @@ use std::str::FromStr;
 #[derive(Clone)]
 struct Aim {
     to: SocketAddr,
+    target: String,
     request: Vec<u8>,
 }
 
@@ -60,6 +63,10 @@ async fn main() {
         ["tokens", to, target, count, seconds] => {
             streams::timed(Aim::new(to, "POST", target), parsed(count), parsed(seconds)).await;
         }
+        ["calls", to, method, connections, at_once, calls] => {
+            let aim = Aim::new(to, "POST", method);
+            calls::counted(aim, parsed(connections), parsed(at_once), parsed(calls)).await;
+        }
         _ => panic!("usage: see the top of main.rs"),
     }
 }
@@ -68,6 +75,7 @@ impl Aim {
     fn new(to: &str, method: &str, target: &str) -> Self {
         Self {
             to: parsed(to),
+            target: target.to_owned(),
             request: http::request(method, target),
         }
     }

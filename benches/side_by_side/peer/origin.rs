@@ -8,6 +8,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::calls;
 use super::http::Inbox;
 use super::until_next_line;
 
@@ -29,15 +30,16 @@ const EMBEDDING: Duration = Duration::from_millis(10);
 /// As many backends as the largest configuration of a run has: 127.0.0.1, 127.0.0.2 and on.
 const ADDRESSES: u8 = 100;
 
-/// Listens on two ports, one for each service, of each backend's address, until its input ends.
+/// Listens on three ports, one for each service and one for gRPC, of each backend's address, until
+/// its input ends.
 pub(crate) async fn serve() {
     let mut ports = Vec::new();
-    for _ in 0..2 {
+    for grpc in [false, false, true] {
         let mut port = 0;
         for last in 1..=ADDRESSES {
             let listener = listen([127, 0, 0, last], port).await;
             port = listener.local_addr().unwrap().port();
-            tokio::spawn(accept(listener));
+            tokio::spawn(accept(listener, grpc));
         }
         ports.push(port);
     }
@@ -50,10 +52,14 @@ async fn listen(address: [u8; 4], port: u16) -> TcpListener {
     TcpListener::bind(address).await.unwrap()
 }
 
-async fn accept(listener: TcpListener) {
+async fn accept(listener: TcpListener, grpc: bool) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        tokio::spawn(converse(stream));
+        if grpc {
+            tokio::spawn(calls::converse(stream));
+        } else {
+            tokio::spawn(converse(stream));
+        }
     }
 }
 

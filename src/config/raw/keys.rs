@@ -329,6 +329,18 @@ const SERVICE: &[Row] = &[
         "an address of its own, where the service is at `/`: `127.0.0.1:6333`; a change needs a restart",
     ),
     row(
+        "listen_grpc",
+        Shape::Address,
+        "none",
+        "kind qdrant: an address for its gRPC, HTTP/2 without TLS: `127.0.0.1:6334`; a change needs a restart",
+    ),
+    row(
+        "grpc_port",
+        Shape::Port,
+        "6334",
+        "kind qdrant: its gRPC port, the same on every backend, one with a `url` too",
+    ),
+    row(
         "fallback",
         Shape::Word(|| Fallback::WORDS.map(|(word, _)| word).to_vec()),
         "ollama \"all\", else \"reads\"",

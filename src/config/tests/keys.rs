@@ -45,11 +45,12 @@ pub(super) fn example(path: &str) -> &'static str {
         "backends.N.read_headers" => "{ api-key = { env = \"SECRET\" } }",
         "backends.N.ca" => "\"CA\"",
         "services.N.listen" => "\"127.0.0.1:4\"",
+        "services.N.listen_grpc" => "\"127.0.0.1:5\"",
         "services.N.effects.effect" | "routes.effects.effect" => "\"admin\"",
         _ if last == "methods" => "[\"PUT\"]",
         _ if last == "paths" => "[\"/y\"]",
         "services.N.kind" | "routes.service" => "\"qdrant\"",
-        "services.N.port" | "log.sample" => "7",
+        "services.N.port" | "services.N.grpc_port" | "log.sample" => "7",
         "services.N.fallback" => "\"none\"",
         "services.N.cache.entries" | "services.N.cache.megabytes" => "7",
         "services.N.cache.ttl" => "\"5m\"",
@@ -211,6 +212,9 @@ fn table_for(table: &str, key: &str, is_set: bool, set: &str) -> String {
             .replace("[backends.N]\n[backends.N]", "[backends.N]"),
         "services.N" if matches!(key, "policy" | "prewarm") => {
             format!("[backends.N]\n[services.N]\nkind = \"ollama\"\nport = 9\n{set}")
+        }
+        "services.N" if matches!(key, "listen_grpc" | "grpc_port") => {
+            format!("[backends.N]\n[services.N]\nkind = \"qdrant\"\nport = 9\n{set}")
         }
         "services.N" | "services.N.timeouts" => {
             let port = if key == "port" && is_set {

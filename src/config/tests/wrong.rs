@@ -123,7 +123,6 @@ fn a_key_that_does_nothing_yet_is_unknown() {
         "include = [\"x\"]\n",
         "[services.web]\nport = 1\nrequire.points = 7\n",
         "[services.web]\nport = 1\nif_not_ready = \"hold\"\n",
-        "[services.web]\nport = 1\ngrpc_port = 2\n",
     ] {
         assert_eq!(one(&file(more), &[]).0, "E011", "{more}");
     }
@@ -633,4 +632,37 @@ fn two_switches_of_one_service_at_one_instant_are_an_error() {
         assert_eq!((code, place), ("E017", Some((12, 8))), "{first} {second}");
     }
     assert_eq!(good(&two(ollama, qdrant), &[]).schedule.switches.len(), 2);
+}
+
+#[test]
+fn grpc_is_for_kind_qdrant_and_its_addresses_are_checked_as_all_others() {
+    let [http, qdrant] = ["http", "qdrant"].map(|kind| {
+        move |more: &str| {
+            file(&format!(
+                "[services.q]\nkind = \"{kind}\"\nport = 7\n{more}"
+            ))
+        }
+    });
+    for (text, code, words) in [
+        (http("grpc_port = 6334\n"), "E014", "kind qdrant"),
+        (
+            http("listen_grpc = \"127.0.0.1:6334\"\n"),
+            "E014",
+            "kind qdrant",
+        ),
+        (
+            qdrant("listen_grpc = \"127.0.0.1:8484\"\n"),
+            "E018",
+            "cannot share it",
+        ),
+        (
+            qdrant("listen_grpc = \"127.0.0.1:1\"\ngrpc_port = 7\n"),
+            "E018",
+            "are both",
+        ),
+    ] {
+        let (found, place, told) = one(&text, &[]);
+        assert_eq!(found, code, "{told}");
+        assert!(place.is_some() && told.contains(words), "{told}");
+    }
 }

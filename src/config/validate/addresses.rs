@@ -205,12 +205,18 @@ fn own<'a>(scope: &Scope<'a>, listen: Listen) -> Vec<Own<'a>> {
         written: table.has(key),
     });
     let services = scope.root.table("services");
-    let ports = scope.services.iter().filter_map(|service| {
-        Some(Own {
-            key: format!("services.{}.listen", service.name),
-            address: service.listen?,
-            span: services.table(service.name.as_str()).span_of("listen"),
-            written: true,
+    let ports = scope.services.iter().flat_map(move |service| {
+        let own = [
+            ("listen", service.listen),
+            ("listen_grpc", service.listen_grpc),
+        ];
+        own.into_iter().filter_map(move |(key, address)| {
+            Some(Own {
+                key: format!("services.{}.{key}", service.name),
+                address: address?,
+                span: services.table(service.name.as_str()).span_of(key),
+                written: true,
+            })
         })
     });
     listed.chain(ports).collect()
@@ -246,8 +252,9 @@ fn leads_back(
         } else {
             backend.host.parse().ok()
         };
-        let port = scope.port(service, **id);
-        direct && ip.is_some_and(|ip| clash(address, SocketAddr::new(ip, port)))
+        let ports = [Some(scope.port(service, **id)), service.grpc_port];
+        let leads = |port| ip.is_some_and(|ip| clash(address, SocketAddr::new(ip, port)));
+        direct && ports.into_iter().flatten().any(leads)
     };
     service.backends.iter().find(itself).copied()
 }

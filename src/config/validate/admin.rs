@@ -181,9 +181,14 @@ pub(super) fn exposure(
     reachable("listen.data", listen.data, span, fix, problems);
     let services = checks.root.table("services");
     for service in &checks.services {
-        if let Some(address) = service.listen {
-            let key = format!("services.{}.listen", service.name);
-            let span = services.table(service.name.as_str()).span_of("listen");
+        let own = [
+            ("listen", service.listen),
+            ("listen_grpc", service.listen_grpc),
+        ];
+        for (key, address) in own {
+            let Some(address) = address else { continue };
+            let span = services.table(service.name.as_str()).span_of(key);
+            let key = format!("services.{}.{key}", service.name);
             let fix = Fix::string(problems.text(), span, &aside(address));
             reachable(&key, address, span, fix, problems);
         }

@@ -242,7 +242,9 @@ fn unreachable(scope: &Scope<'_>, tables: &[Table], problems: &mut Problems<'_>)
         .root
         .table("services")
         .named()
-        .filter(|(name, table)| !leads(&name.value) && !table.has("listen"))
+        .filter(|(name, table)| {
+            !leads(&name.value) && !table.has("listen") && !table.has("listen_grpc")
+        })
         .map(|(name, _)| (name.span.clone(), name.value.clone()))
         .collect();
     let written = problems.text();

@@ -62,7 +62,8 @@ fn service(
     let defaults = timeouts::defaults(scope, kind, problems);
     let timeouts = timeouts::over(defaults, table.table("timeouts"), problems);
     let effects = effects::read(table, kind, problems).unwrap_or_default();
-    let listen = listen(scope, name, table, problems);
+    let listen = listen(scope, name, table, "listen", problems);
+    let (listen_grpc, grpc_port) = grpc(scope, name, (kind, table), problems);
     Some(Service {
         name: ServiceName::new(&name.value)?,
         kind,
@@ -78,6 +79,8 @@ fn service(
         timeouts,
         backends,
         listen,
+        listen_grpc,
+        grpc_port,
         whole: Route {
             path: "/".to_owned(),
             service: id,
@@ -90,17 +93,44 @@ fn service(
     })
 }
 
-/// The address of its own, if it has one.
+/// The address of its own under `key`, if it has one.
 fn listen(
     scope: &Scope<'_>,
     name: &At<String>,
     table: &Table,
+    key: &str,
     problems: &mut Problems<'_>,
 ) -> Option<SocketAddr> {
-    let At { value, span } = table.get::<SocketAddr>("listen")?;
-    let key = format!("services.{}.listen", name.value);
+    let At { value, span } = table.get::<SocketAddr>(key)?;
+    let key = format!("services.{}.{key}", name.value);
     addresses::open(scope.root, &key, value, &span, problems);
     Some(value)
+}
+
+/// The address for its gRPC, and its gRPC port on the backends.
+fn grpc(
+    scope: &Scope<'_>,
+    name: &At<String>,
+    (kind, table): (Kind, &Table),
+    problems: &mut Problems<'_>,
+) -> (Option<SocketAddr>, Option<u16>) {
+    let Some(default) = defaults::grpc_port(kind) else {
+        for key in ["listen_grpc", "grpc_port"] {
+            let Some(entry) = table.entry(key) else {
+                continue;
+            };
+            let message = format!("gRPC is spoken by kind qdrant, and this is {kind}");
+            let fix = Fix::remove_key(problems.text(), &entry);
+            problems
+                .at(codes::VALUE, &entry, message)
+                .help("remove it, or say kind = \"qdrant\" if that is what it is")
+                .fix(Some(fix));
+        }
+        return (None, None);
+    };
+    let listen = listen(scope, name, table, "listen_grpc", problems);
+    let port = table.get::<u16>("grpc_port").map(|port| port.value);
+    (listen, Some(port.unwrap_or(default)))
 }
 
 fn port(
@@ -202,13 +232,14 @@ fn one_address_each(
 ) {
     let mut taken: HashMap<(String, u16), (&Service, BackendId)> = HashMap::new();
     for (service, span) in services {
-        for id in service
-            .backends
-            .iter()
-            .filter(|id| scope.port(service, **id) != 0)
-        {
+        // Nobody is asked by gRPC where no address is for it.
+        let grpc = service.listen_grpc.and(service.grpc_port);
+        let places = (service.backends.iter())
+            .flat_map(|id| [(id, Some(scope.port(service, *id))), (id, grpc)])
+            .filter_map(|(id, port)| Some((id, port.filter(|port| *port != 0)?)));
+        for (id, port) in places {
             let host = scope.backends[id.0].host.to_ascii_lowercase();
-            let address = (host, scope.port(service, *id));
+            let address = (host, port);
             let Some((first, on)) = taken.get(&address) else {
                 taken.insert(address, (service, *id));
                 continue;

@@ -37,6 +37,7 @@ pub(crate) struct App {
     pub(crate) data: SocketAddr,
     pub(crate) admin: SocketAddr,
     ports: Vec<(&'static str, SocketAddr)>,
+    grpc: Option<SocketAddr>,
     dir: TempDir,
     lines: Mutex<Receiver<Line>>,
     draining: watch::Sender<bool>,
@@ -93,7 +94,7 @@ pub(crate) fn behind(fake: &Tailscaled, more: &str) -> String {
          backends.m1 = {{}}\n\
          backends.m2 = {{}}\n\
          services.ollama = {{}}\n\
-         services.qdrant = {{}}\n",
+         services.qdrant.kind = \"qdrant\"\n",
         socket.display()
     )
 }
@@ -167,12 +168,14 @@ impl App {
         );
         let own = |service| Some((service, product.service_address(service)?));
         let ports = ["ollama", "qdrant"].into_iter().filter_map(own).collect();
+        let grpc = product.grpc_address("qdrant");
         let (log, lines) = AccessLog::channel(product.metrics());
         let (serve, control, draining) = product.split(log);
         Self {
             data,
             admin,
             ports,
+            grpc,
             dir,
             lines: Mutex::new(lines),
             draining,
@@ -189,6 +192,11 @@ impl App {
     pub(crate) fn port(&self, service: &str) -> SocketAddr {
         let own = self.ports.iter().find(|(name, _)| *name == service);
         own.unwrap().1
+    }
+
+    /// The address for qdrant's gRPC.
+    pub(crate) fn grpc(&self) -> SocketAddr {
+        self.grpc.unwrap()
     }
 
     /// Asks on a connection of its own.

@@ -2,6 +2,7 @@
 
 pub(crate) mod app;
 pub(crate) mod client;
+pub(crate) mod grpc;
 pub(crate) mod http;
 pub(crate) mod ledger;
 pub(crate) mod log;
