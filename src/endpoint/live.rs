@@ -461,7 +461,7 @@ fn host(key: &Key) -> HeaderValue {
         return HeaderValue::from_str(&url.authority)
             .unwrap_or(HeaderValue::from_static("localhost"));
     }
-    let own = || HeaderValue::from_str(&format!("{}:{}", key.host, key.port)).ok();
+    let own = || HeaderValue::from_str(&place_of(key).authority()).ok();
     api::host_header(key.kind)
         .map(HeaderValue::from_static)
         .or_else(own)

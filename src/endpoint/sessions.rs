@@ -39,16 +39,16 @@ impl Sessions {
     pub(super) fn of(key: &Key) -> Option<Self> {
         let port = key.grpc_port?;
         let secure = key.url.as_ref().filter(|url| url.secure);
-        let authority = format!("{}:{port}", key.host);
+        let place = Place {
+            host: Arc::clone(&key.host),
+            port,
+            direct: key.network == Network::Direct,
+            tls: secure.map(|url| Tls::for_http2(url.roots.clone())),
+        };
         Some(Self {
-            place: Place {
-                host: Arc::clone(&key.host),
-                port,
-                direct: key.network == Network::Direct,
-                tls: secure.map(|url| Tls::for_http2(url.roots.clone())),
-            },
-            authority: HeaderValue::from_str(&authority)
+            authority: HeaderValue::from_str(&place.authority())
                 .unwrap_or(HeaderValue::from_static("localhost")),
+            place,
             dials: Dials::new(),
             list: Mutex::new(Some(Vec::new())),
         })

@@ -35,6 +35,18 @@ pub struct Place {
     pub tls: Option<Tls>,
 }
 
+impl Place {
+    /// Host and port, as an authority has them (RFC 3986 3.2.2): an IPv6 address in brackets.
+    pub fn authority(&self) -> String {
+        let Self { host, port, .. } = self;
+        if host.contains(':') {
+            format!("[{host}]:{port}")
+        } else {
+            format!("{host}:{port}")
+        }
+    }
+}
+
 /// Opens a connection to `place` within `within`, its TLS handshake included.
 ///
 /// # Errors
@@ -255,6 +267,25 @@ mod tests {
             (Kind::Tailnet, Kind::Silent, Kind::Silent),
         ] {
             assert_eq!(telling(failed(first), failed(second)).kind, told);
+        }
+    }
+
+    #[test]
+    fn an_address_of_ipv6_is_in_brackets_in_an_authority() {
+        for (host, authority) in [
+            ("mac.tail.ts.net", "mac.tail.ts.net:6334"),
+            ("100.64.0.1", "100.64.0.1:6334"),
+            ("fd7a:115c::1", "[fd7a:115c::1]:6334"),
+        ] {
+            let place = Place {
+                host: host.into(),
+                port: 6334,
+                direct: true,
+                tls: None,
+            };
+            assert_eq!(place.authority(), authority);
+            let read: http::uri::Authority = authority.parse().unwrap();
+            assert_eq!(read.port_u16(), Some(6334));
         }
     }
 

@@ -10,7 +10,9 @@ use std::sync::{Arc, OnceLock};
 
 use rustls::client::Resumption;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{CertificateError, ClientConfig, Error, InvalidMessage, RootCertStore};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, Error, InvalidMessage, RootCertStore,
+};
 use tokio_rustls::TlsConnector;
 
 use super::stream::Stream;
@@ -56,11 +58,32 @@ impl Tls {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| untrusted(format!("no certificate can be for {host:?}")))?;
         let shaken = TlsConnector::from(self.settings()?).connect(name, stream);
-        let shaken = shaken.await.map_err(|error| failure(host, &error))?;
+        let shaken = shaken.await.map_err(|error| self.failure(host, &error))?;
         if self.http2 && shaken.get_ref().1.alpn_protocol() != Some(HTTP_2) {
-            return Err(odd("the server does not offer HTTP/2 there".to_owned()));
+            return Err(self.not_spoken());
         }
         Ok(Stream::tls(shaken))
+    }
+
+    /// What a handshake that failed means.
+    fn failure(&self, host: &str, error: &io::Error) -> Failure {
+        let inner = error.get_ref();
+        match inner.and_then(|inner| inner.downcast_ref::<Error>()) {
+            // Servers that know ALPN, and none of what they are offered, say so (RFC 7301 3.2).
+            Some(Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
+                self.not_spoken()
+            }
+            tls => failure(host, tls, error),
+        }
+    }
+
+    fn not_spoken(&self) -> Failure {
+        let detail = if self.http2 {
+            "the server does not offer HTTP/2 there: is that its gRPC port (`grpc_port`)?"
+        } else {
+            "the server does not offer HTTP/1.1 there"
+        };
+        odd(detail.to_owned())
     }
 
     fn settings(&self) -> Result<Arc<ClientConfig>, Failure> {
@@ -99,11 +122,8 @@ fn settings(
     Ok(settings)
 }
 
-/// What a handshake that failed means.
-fn failure(host: &str, error: &io::Error) -> Failure {
-    let tls = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<Error>());
+/// What `error` means, whatever protocol was offered; `tls`: what it was for TLS.
+fn failure(host: &str, tls: Option<&Error>, error: &io::Error) -> Failure {
     match tls {
         Some(Error::InvalidCertificate(why)) => untrusted(certificate(host, why)),
         Some(Error::NoCertificatesPresented) => untrusted("the server has none".to_owned()),

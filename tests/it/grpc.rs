@@ -8,6 +8,7 @@ use crate::support::client::Client;
 use crate::support::grpc::{Act, Caller, Server, message};
 
 mod faults;
+mod tls;
 
 const READ: &str = "/qdrant.Points/Search";
 const WRITE: &str = "/qdrant.Points/Upsert";

@@ -169,6 +169,22 @@ async fn what_does_not_speak_tls_is_told_from_a_bad_certificate() {
 }
 
 #[tokio::test]
+async fn a_server_that_takes_no_http_1_1_is_told() {
+    let ours = Authority::new();
+    let (_folder, key) = ca(&ours.pem());
+    let plain = Upstream::start().await;
+    let issued = ours.issue("localhost", VALID.0, VALID.1);
+    let front = Front::offering(&issued, plain.place(), &["h2"]).await;
+    let app = App::start(&toml(front.place.port(), &key)).await;
+    let got = app.get("/qdrant/collections").await;
+    assert_eq!((got.status(), got.reason()), (503, "tls"));
+    let said = text(&got);
+    assert!(said.contains("does not offer HTTP/1.1 there"), "{said}");
+    assert!(plain.seen().is_empty());
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn both_versions_of_tls_work_and_carry_large_bodies_both_ways() {
     let ours = Authority::new();
     let (_folder, key) = ca(&ours.pem());

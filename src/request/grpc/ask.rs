@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
 use h2::client::ResponseFuture;
-use http::header::VIA;
+use http::header::{HOST, VIA};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
 use tokio::time::Instant;
@@ -67,6 +67,8 @@ impl Outbound {
         if grpc::is_read_along(call.path) {
             headers.remove(ACCEPT_ENCODING);
         }
+        // It would contradict the authority that the backend is asked with (RFC 9113 8.3.1).
+        headers.remove(HOST);
         headers.append(VIA, HeaderValue::from_static("2.0 tailhop"));
         let path = uri.into_parts().path_and_query;
         Self {

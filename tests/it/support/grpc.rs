@@ -9,7 +9,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use h2::client::SendRequest;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, watch};
@@ -54,6 +54,8 @@ struct Whole {
 /// One call as it came.
 #[derive(Clone, Debug)]
 pub(crate) struct Came {
+    /// `:scheme` and `:authority`, and the path.
+    pub(crate) uri: Uri,
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
@@ -108,21 +110,21 @@ impl Server {
     /// Two on one port, for the machines of [`super::app::Macs`].
     pub(crate) fn pair() -> [Self; 2] {
         loop {
-            let first = socket(SocketAddr::from(([127, 0, 0, 2], 0))).unwrap();
-            let place = first.local_addr().unwrap();
-            let second = socket(SocketAddr::from(([127, 0, 0, 3], place.port())));
-            if let Ok(second) = second {
-                return [Self::on(first), Self::on(second)];
+            let first = Self::at([127, 0, 0, 2], 0).unwrap();
+            if let Ok(second) = Self::at([127, 0, 0, 3], first.place.port()) {
+                return [first, second];
             }
         }
     }
 
     /// One on loopback.
     pub(crate) fn start() -> Self {
-        Self::on(socket(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap())
+        Self::at([127, 0, 0, 1], 0).unwrap()
     }
 
-    fn on(socket: TcpSocket) -> Self {
+    /// One on this port, if it is free there; 0: on any.
+    pub(crate) fn at(address: [u8; 4], port: u16) -> std::io::Result<Self> {
+        let socket = socket(SocketAddr::from((address, port)))?;
         let script = Script {
             always: Act::Answer(vec![message(b"well")], "0"),
             once: VecDeque::new(),
@@ -140,8 +142,8 @@ impl Server {
             connections: Arc::default(),
             leave: watch::Sender::new(false),
         };
-        server.accept(socket.listen(1024).unwrap());
-        server
+        server.accept(socket.listen(1024)?);
+        Ok(server)
     }
 
     fn accept(&mut self, listener: TcpListener) {
@@ -317,6 +319,7 @@ async fn call(
     };
     let (parts, mut body) = request.into_parts();
     let came = |body| Came {
+        uri: parts.uri.clone(),
         path: parts.uri.path().to_owned(),
         headers: parts.headers.clone(),
         body,

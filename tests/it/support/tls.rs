@@ -100,6 +100,20 @@ impl Front {
         plain: SocketAddr,
         versions: &[&'static SupportedProtocolVersion],
     ) -> Self {
+        Self::with(issued, plain, versions, &["h2", "http/1.1"]).await
+    }
+
+    /// The same with these protocols alone; none: it does not choose any.
+    pub(crate) async fn offering(issued: &Issued, plain: SocketAddr, protocols: &[&str]) -> Self {
+        Self::with(issued, plain, rustls::ALL_VERSIONS, protocols).await
+    }
+
+    async fn with(
+        issued: &Issued,
+        plain: SocketAddr,
+        versions: &[&'static SupportedProtocolVersion],
+        protocols: &[&str],
+    ) -> Self {
         let provider = Arc::new(ring::default_provider());
         let mut settings = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
@@ -107,7 +121,10 @@ impl Front {
             .with_no_client_auth()
             .with_single_cert(issued.chain.clone(), issued.key.clone_key())
             .unwrap();
-        settings.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        settings.alpn_protocols = protocols
+            .iter()
+            .map(|name| name.as_bytes().to_vec())
+            .collect();
         let settings = Arc::new(settings);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let place = listener.local_addr().unwrap();
