@@ -86,17 +86,18 @@ def test_the_apps_status_is_as_agreed(app_url: str, ollama_url: str, qdrant_url:
 
 
 def until_all_is_known_and_well(app_url: str) -> None:
-    """Every backend is probed, each Ollama told its models, and tailscaled has no complaint about
-    itself left from before."""
+    """Every backend is probed and told its models or collections, and tailscaled has no complaint
+    about itself left from before."""
     deadline = time.monotonic() + 30
     while True:
         status = requests.get(f"{app_url}/api/status", timeout=TIMEOUT)
         tailhop = status.json()["tailhop"]
+        tells = {"ollama": "models", "qdrant": "collections"}
         told = [
-            "models" in backend
+            tells[service["name"]] in backend
             for service in tailhop["services"]
             for backend in service["backends"]
-            if service["name"] == "ollama"
+            if service["name"] in tells
         ]
         if all(told) and "unknown" not in status.text and not tailhop["tailnet"]["detail"]:
             return
@@ -107,7 +108,8 @@ def until_all_is_known_and_well(app_url: str) -> None:
 # What differs from run to run, by its key or by its form.
 MASKED_KEYS = {"instance", "version", "hash", "generation", "path"}
 # The same, whatever is in them: what happened so far, how fast, and by which path.
-MASKED_WHOLE = {"recent", "history", "repairs", "direct", "shields_up", "warning", "models"}
+MASKED_WHOLE = {"recent", "history", "repairs", "direct", "shields_up", "warning", "models",
+                "collections"}  # fmt: skip
 MASKED_FORMS = {
     "<time>": re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\S*"),
     "<hash>": re.compile(r"[0-9a-f]{64}"),
