@@ -338,7 +338,7 @@ const SERVICE: &[Row] = &[
         "grpc_port",
         Shape::Port,
         "6334",
-        "kind qdrant: its gRPC port, the same on every backend, one with a `url` too",
+        "kind qdrant: its gRPC port, the same on every backend, one with a `url` too: over TLS with ALPN `h2` if that is `https`",
     ),
     row(
         "fallback",
