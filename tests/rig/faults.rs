@@ -62,7 +62,6 @@ async fn asleep(rig: &mut Rig, times: &Times, how: &str, fall_asleep: impl Async
     let [(chat, chat_after), (write, write_after)] = held.end(slept).await;
     sleep(ms(7000).saturating_sub(slept.elapsed())).await;
     let verdict = hop.verdict("ollama", "macbook-m1").await;
-    let wakes = load.since();
     rig.m1.thaw();
     rig.m1.host.link(true).expect("the link comes up");
     let back = until_served_by(&hop, "m1").await;
@@ -83,10 +82,6 @@ async fn asleep(rig: &mut Rig, times: &Times, how: &str, fall_asleep: impl Async
         sent && done.sort == Sort::Inference
     });
     bounded(times, &sent, Sort::Inference, (ms(3000), ms(3000)), &hop);
-    // A tunnel that comes back may stumble once more, which some reads in a row meet: of those the
-    // slowest is judged, as how many they are among all says nothing.
-    let (back_again, took) = took.split(|done| done.began >= wakes && done.sort == Sort::Read);
-    bounded(times, &back_again, Sort::Read, (ms(600), ms(600)), &hop);
     bounded(times, &took, Sort::Read, (ms(600), ms(300)), &hop);
     bounded(times, &took, Sort::Inference, (ms(600), ms(300)), &hop);
     writes_answered_or_refused(times, &took, &hop);
@@ -180,13 +175,11 @@ async fn path_lost(rig: &mut Rig, times: &Times, host: &Host, repair: bool) {
         (200, "m1"),
         "it stays\n{hop}"
     );
-    // With all paths gone the first ping's answer may go down the dead path as well: then the second
-    // one finds the relay, which has the same cure.
-    let is_told = |(verdict, evidence): &(String, String)| {
-        let relay = all && evidence == "relay-dead";
-        verdict == "suspect" && (evidence == "path-lost" || relay)
-    };
-    assert!(verdicts.iter().any(is_told), "{verdicts:?}\n{hop}");
+    let is = |verdict: &str, evidence: &str| (verdict.to_owned(), evidence.to_owned());
+    assert!(
+        verdicts.contains(&is("suspect", "path-lost")),
+        "{verdicts:?}\n{hop}"
+    );
     assert!(
         verdicts.iter().all(|(verdict, _)| verdict != "asleep"),
         "{verdicts:?}\n{hop}"
